@@ -27,7 +27,7 @@ def gradient_reversal(x: Tensor, strength: float) -> Tensor:
 
     Put between an encoder and its adversary: the adversary descends its loss, the encoder climbs it.
     """
-    return _GradientReversal.apply(x, strength)  # type: ignore[no-untyped-call, no-any-return]
+    return _GradientReversal.apply(x, strength)
 
 
 def reversal_ramp(gamma: float) -> float:
@@ -39,7 +39,7 @@ def reversal_ramp(gamma: float) -> float:
     return math.tanh(gamma / 2)
 
 
-def negative_conditional_entropy(logits: Tensor) -> Tensor:
+def negative_conditional_entropy(log_q: Tensor) -> Tensor:
     """E[ sum_b q(b|f) log q(b|f) ], the part of the mutual information that f can lower.
 
     Kim et al. (2019), eq. 5: I(b; f) = H(b) - H(b|f) with the posterior replaced by the bias net's
@@ -47,33 +47,33 @@ def negative_conditional_entropy(logits: Tensor) -> Tensor:
 
     Parameters
     ----------
-    logits : ``[b, bins, ...]``; the mean is over all other places.
+    log_q : log-probabilities ``[b, bins, ...]``; the mean is over all other places. Logarithms, since
+        softmax first and log after is NaN where q underflows.
     """
-    log_q = F.log_softmax(logits, dim=1)  # softmax first and log after is NaN where q underflows
     return (log_q.exp() * log_q).sum(1).mean()
 
 
-def confusion_loss(logits: Tensor) -> Tensor:
+def confusion_loss(log_q: Tensor) -> Tensor:
     """Cross-entropy of the uniform distribution and the prediction (Alvi et al. 2018, eq. 3).
 
     In nats; smallest, log(bins), when the prediction is uniform everywhere.
 
     Parameters
     ----------
-    logits : ``[b, bins, ...]``; the mean is over all places.
+    log_q : log-probabilities ``[b, bins, ...]``; the mean is over all places.
     """
-    return -F.log_softmax(logits, dim=1).mean()
+    return -log_q.mean()
 
 
-def bias_cross_entropy(logits: Tensor, bins: Tensor) -> Tensor:
+def bias_cross_entropy(log_q: Tensor, bins: Tensor) -> Tensor:
     """The bias net's loss L_B: cross-entropy a channel, summed over the channels, in nats.
 
     Parameters
     ----------
-    logits : ``[b, bins, channels, h, w]``.
+    log_q : log-probabilities ``[b, bins, channels, h, w]``.
     bins : int64 ``[b, channels, h, w]``; positions labelled ``IGNORED`` do not count. A channel
         without any position that counts adds nothing (the mean of nothing would be NaN).
     """
-    losses = F.cross_entropy(logits, bins, ignore_index=IGNORED, reduction="none")
+    losses = F.nll_loss(log_q, bins, ignore_index=IGNORED, reduction="none")
     counts = (bins != IGNORED).sum((0, 2, 3)).clamp(min=1)
     return (losses.sum((0, 2, 3)) / counts).sum()

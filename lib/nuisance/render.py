@@ -28,6 +28,7 @@ from nbformat import NotebookNode
 from nuisance import paths, store
 from nuisance.files import replace_file
 
+PAPERMILL_OPTIONS = ("--kernel", "python3", "--no-progress-bar", "--log-level", "ERROR")
 KEPT_METADATA = ("tags", "mystnb")
 FAILED = paths.ROOT / "_build" / "failed"
 
@@ -62,6 +63,7 @@ def source_notebook(stem: str) -> NotebookNode:
 
 def same_source(one: NotebookNode, other: NotebookNode) -> bool:
     """Whether two notebooks have the same cells, whatever their outputs."""
+
     def cells(notebook: NotebookNode) -> list[tuple[str, str, str]]:
         return [(cell.cell_type, cell.source, str(sorted(cell.metadata.items()))) for cell in notebook.cells]
 
@@ -94,8 +96,7 @@ def render(stem: str, output: Path) -> Failure | None:
         follower.start()
         try:
             process = subprocess.run(
-                [sys.executable, "-m", "papermill", source, executed, "--kernel", "python3"]
-                + ["--no-progress-bar", "--log-level", "ERROR"],
+                [sys.executable, "-m", "papermill", source, executed, *PAPERMILL_OPTIONS],
                 cwd=paths.NOTEBOOKS,
                 env={**os.environ, "NUISANCE_PROGRESS": str(log), "PYDEVD_DISABLE_FILE_VALIDATION": "1"},
                 capture_output=True,
@@ -141,8 +142,11 @@ def _follow(stem: str, log: Path, finished: threading.Event) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Render the named chapters; the exit status is 1 if one failed."""
     parser = argparse.ArgumentParser(prog="python -m nuisance.render", description="Render the chapters.")
-    parser.add_argument("stems", nargs="*", help="chapters, such as 01_learning_not_to_learn; all unless named")
+    parser.add_argument(
+        "stems", nargs="*", help="chapters, such as 01_learning_not_to_learn; all unless named"
+    )
     parser.add_argument("--output", type=Path, default=paths.NOTEBOOKS, help="folder of the notebooks")
     given = parser.parse_args(arguments)
     unknown = sorted(set(given.stems) - set(stems()))

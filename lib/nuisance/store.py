@@ -105,7 +105,7 @@ def part_key(
     everything = {
         "function": f"{function.__module__}.{function.__qualname__}",
         "code": code_digest(function),
-        "arguments": arguments,
+        "arguments": _plain(arguments),
         "data": dict(sorted(data.items())),
         "versions": versions(),
         "device": torch.cuda.get_device_name(device) if kind == "cuda" else kind,
@@ -113,6 +113,19 @@ def part_key(
     }
     text = json.dumps(everything, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _plain(value: Any) -> Any:
+    """Arguments as JSON can hold them; tensors by their digest."""
+    if isinstance(value, torch.Tensor):
+        content = value.detach().cpu().contiguous()
+        digest = hashlib.sha256(content.view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+        return [str(content.dtype), list(content.shape), digest]
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value
 
 
 @cache
@@ -201,5 +214,6 @@ def _is_module(name: str) -> bool:
 @cache
 def _module_source(name: str) -> str:
     spec = importlib.util.find_spec(name)
-    assert spec is not None and spec.origin is not None  # only modules of the library come here
+    assert spec is not None  # only modules of the library come here
+    assert spec.origin is not None
     return Path(spec.origin).read_text(encoding="utf-8")

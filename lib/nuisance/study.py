@@ -26,16 +26,17 @@ from typing import Any
 
 import joblib
 import torch
+import yaml
 from IPython.display import display
 
 from nuisance import paths, store
-from nuisance.files import replace_file
 from nuisance.errors import InputError, ParameterError
+from nuisance.files import replace_file
+from nuisance.limits import Limit, one_of
 from nuisance.metrics.intervals import Condition, Interval, Verdict, joint_verdict
 from nuisance.seeding import deterministic
 
 COMMON = ("scale", "dataset", "seeds", "device", "data_root")
-SCALES = ("reduced", "full")
 PROVENANCE_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "matplotlib", "nuisance")
 
 Defaults = Mapping[tuple[str, str], Mapping[str, Any]]
@@ -43,7 +44,12 @@ _started: set[str] = set()
 
 
 def start(
-    stem: str, namespace: Mapping[str, Any], *, defaults: Defaults, positive: Sequence[str] = ()
+    stem: str,
+    namespace: Mapping[str, Any],
+    *,
+    defaults: Defaults,
+    limits: Mapping[str, Limit] | None = None,
+    record_path: Path | None = None,
 ) -> "Run":
     """Check a chapter's parameters and make ready its run.
 
@@ -54,7 +60,8 @@ def start(
     defaults : for every pair of scale and data set that the chapter knows, the values of its own
         parameters, which hold wherever the notebook says None; their types are the types that a
         parameter may have. The first data set of a scale is that scale's own.
-    positive : names of those parameters whose values must be above zero.
+    limits : by name of a parameter, what its value (if it is a list, each of its values) must be.
+    record_path : where the record goes, if it is not a chapter's own.
 
     Raises
     ------
@@ -63,22 +70,26 @@ def start(
     InputError
         If the results or the store cannot be written.
     """
-    own = list(dict.fromkeys(name for values in defaults.values() for name in values))
-    known = [*COMMON, *(name for name in own if name not in COMMON)]
+    known = list(dict.fromkeys([*COMMON, *(name for values in defaults.values() for name in values)]))
     _refuse_unknown(stem, namespace, known)
-    scale = _choice("scale", namespace["scale"], SCALES)
+    limits = {**(limits or {}), "scale": one_of(*dict.fromkeys(scale for scale, _ in defaults))}
+    scale = namespace["scale"]
+    _check_value("scale", scale, "reduced", limits["scale"])
     datasets = [dataset for of, dataset in defaults if of == scale]
-    dataset = _choice("dataset", namespace["dataset"] or datasets[0], datasets, f" at scale {scale!r}")
+    dataset = datasets[0] if namespace["dataset"] is None else namespace["dataset"]
+    _check_value(f"dataset at scale {scale!r}", dataset, datasets[0], one_of(*datasets))
     chosen = dict(defaults[scale, dataset])
     for name, default in list(chosen.items()):
-        given = namespace.get(name)
+        given = namespace[name]
         if given is not None:
-            _check_value(name, given, default, above_zero=name in positive)
+            if isinstance(default, list) and isinstance(given, str):
+                given = _as_list(given)
+            _check_value(name, given, default, limits.get(name))
             chosen[name] = given
     device = _check_device(namespace["device"])
     data_root = namespace["data_root"]
     if data_root is not None:
-        _check_value("data_root", data_root, "", above_zero=False)
+        _check_value("data_root", data_root, "~/data")
     for folder, variable in ((paths.results() / scale, "RESULTS"), (paths.store(), "STORE")):
         _check_writable(folder, variable)
     deterministic()
@@ -87,7 +98,7 @@ def start(
         suffix += "+" + hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]
     _started.add(stem)
     return Run(
-        record_path=paths.results() / scale / f"{stem}{suffix}.json",
+        record_path=record_path or paths.results() / scale / f"{stem}{suffix}.json",
         stem=stem,
         parameters=SimpleNamespace(
             scale=scale, dataset=dataset, device=device, data_root=paths.data_root(data_root), **chosen
@@ -113,6 +124,12 @@ class Run:
         self._claims: list[dict[str, Any]] = []
         self._seconds = 0.0
         self._started = time.perf_counter()
+
+    def __repr__(self) -> str:
+        """What holds, for the reader of the notebook; without what differs from machine to machine."""
+        shown = {k: v for k, v in vars(self.parameters).items() if k not in ("device", "data_root")}
+        lines = [f"{name:>20} : {value}" for name, value in shown.items()]
+        return "\n".join([f"run of chapter {self.stem}", *lines])
 
     def use_data(self, checksums: Mapping[str, str]) -> None:
         """State the data that the run reads: SHA-256 by file name. They are part of every part's key."""
@@ -245,46 +262,51 @@ def _refuse_unknown(stem: str, namespace: Mapping[str, Any], known: Sequence[str
             continue
         if not isinstance(value, store.PLAIN):
             continue
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         # When the notebook is run a second time in one session its own variables stand in the
         # namespace too; then only what looks like a slip of the pen is refused.
         if stem in _started and not difflib.get_close_matches(name, known, n=1, cutoff=0.85):
             continue
-        hint = f"did you mean {nearest[0]!r}?" if nearest else "there is none like it."
-        raise ParameterError(f"Unknown parameter {name!r}: {hint} Known are {', '.join(known)}.")
-
-
-def _choice(name: str, given: Any, allowed: Sequence[str], where: str = "") -> str:
-    if given not in allowed:
-        nearest = difflib.get_close_matches(str(given), allowed, n=1, cutoff=0.5)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise ParameterError(
-            f"{name} is {given!r} but must be one of {', '.join(map(repr, allowed))}{where}.{hint}"
+            f"There is no parameter {name!r}.{_nearest(name, known)} There are {', '.join(known)}."
         )
-    return str(given)
 
 
-def _check_value(name: str, given: Any, like: Any, *, above_zero: bool) -> None:
-    """Refuse a value that is not of the type of ``like``, an empty list, and what is not above zero."""
+def _check_value(name: str, given: Any, like: Any, limit: Limit | None = None) -> None:
+    """Refuse a value that is not of the type of ``like``, an empty list, a repeated value, and what is off limits."""
     if isinstance(like, list):
         if not isinstance(given, list):
             raise ParameterError(f"{name} is {given!r} but must be a list such as {like!r}.")
         if not given:
             raise ParameterError(f"{name} is an empty list but needs at least one value, such as {like!r}.")
-        if len({json.dumps(item) for item in given}) < len(given):
-            raise ParameterError(f"{name} is {given!r} but must not name a value twice.")
         for item in given:
-            _check_value(f"every value of {name}", item, like[0], above_zero=above_zero)
+            _check_value(f"every value of {name}", item, like[0], limit)
+        if len(set(given)) < len(given):
+            raise ParameterError(f"{name} is {given!r} but must not name a value twice.")
         return
     number = isinstance(given, int | float) and not isinstance(given, bool)
-    right = number if isinstance(like, float) else type(given) is type(like)
-    if not right:
-        kind = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}[type(like)]
-        raise ParameterError(f"{name} is {given!r} but must be {kind} such as {like!r}.")
+    if not (number if isinstance(like, float) else type(given) is type(like)):
+        kinds = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
+        raise ParameterError(f"{name} is {given!r} but must be {kinds[type(like)]} such as {like!r}.")
     if number and not math.isfinite(given):
         raise ParameterError(f"{name} is {given!r} but must be a finite number such as {like!r}.")
-    if above_zero and given <= 0:
-        raise ParameterError(f"{name} is {given!r} but must be above zero, such as {like!r}.")
+    if limit is not None and not limit.allows(given):
+        raise ParameterError(
+            f"{name} is {given!r} but must be {limit.words}.{_nearest(given, limit.choices)}"
+        )
+
+
+def _as_list(given: str) -> Any:
+    """``papermill -p seeds "[7]"`` hands the list on as a text; read it as the YAML that papermill's -y takes."""
+    try:
+        return yaml.safe_load(given)
+    except yaml.YAMLError:
+        return given
+
+
+def _nearest(given: Any, right: Sequence[Any]) -> str:
+    """`` Did you mean ...?``, or nothing where no right one is near."""
+    near = difflib.get_close_matches(str(given), [str(value) for value in right], n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _check_device(given: Any) -> str:

@@ -7,13 +7,14 @@ is the standard deviation). The ten official mean colours were never released as
 ``MEAN_COLORS``, are those of a third-party colouriser whose order of hues looks the same.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from nuisance.data.embedded import load_embedded
+from nuisance.data.embedded import checksums, load_embedded
 from nuisance.data.idx import read_idx
 from nuisance.data.images import Images
 from nuisance.errors import DataError
@@ -70,15 +71,22 @@ def load_digits(dataset: str, root: Path) -> dict[str, Images]:
 
 
 def _official_mnist(root: Path, split: str) -> tuple[Tensor, Tensor]:
-    arrays = []
+    images, labels = (torch.from_numpy(read_idx(path).copy()) for path in _mnist_files(root, split))
+    if len(images) != len(labels):
+        raise DataError(f"{root}/MNIST/raw has {len(images)} {split} images but {len(labels)} labels.")
+    return images.unsqueeze(1), labels.long()
+
+
+def _mnist_files(root: Path, split: str) -> list[Path]:
+    """The files of images and of labels, gzipped or not; downloaded if they are missing."""
+    folder = root / "MNIST" / "raw"
+    paths = []
     for name in (f"{split}-images-idx3-ubyte", f"{split}-labels-idx1-ubyte"):
-        folder = root / "MNIST" / "raw"
         found = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
         if not found:
             _download_mnist(root)
-            found = [folder / name]
-        arrays.append(torch.from_numpy(read_idx(found[0]).copy()))
-    return arrays[0].unsqueeze(1), arrays[1].long()
+        paths.append(found[0] if found else folder / name)
+    return paths
 
 
 def _download_mnist(root: Path) -> None:
@@ -93,15 +101,21 @@ def _download_mnist(root: Path) -> None:
         ) from error
 
 
+def fingerprint(dataset: str, root: Path) -> dict[str, str]:
+    """SHA-256 of the files that `load_digits` reads, by name."""
+    if dataset == "mnist10k":
+        return {"mnist10k.npz": checksums()["mnist10k.npz"]}
+    files = [path for split in ("train", "t10k") for path in _mnist_files(root, split)]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
 def halve(digits: Images) -> Images:
     """The same images at half the side, every pixel the mean of four: ``[n, c, h, w] -> [.., h/2, w/2]``."""
     pooled = torch.nn.functional.avg_pool2d(digits.pixels.float(), 2).round().byte()
     return Images(pooled, digits.labels, digits.attributes)
 
 
-def draw_colors(
-    labels: Tensor, color_variance: float, *, biased: bool, generator: torch.Generator
-) -> Tensor:
+def draw_colors(labels: Tensor, color_variance: float, *, biased: bool, generator: torch.Generator) -> Tensor:
     """A colour for every image, as bytes ``[n, 3]``.
 
     Drawn on the CPU, so that a seed means the same colours on every device. ``mean_color + N(0, color_variance)`` in each channel, clipped to [0, 1]; the mean colour is that of
@@ -112,9 +126,7 @@ def draw_colors(
     return ((MEAN_COLORS[digits] + noise).clamp(0, 1) * 255).round().byte()
 
 
-def with_colors(
-    digits: Images, color_variance: float, *, biased: bool, generator: torch.Generator
-) -> Images:
+def with_colors(digits: Images, color_variance: float, *, biased: bool, generator: torch.Generator) -> Images:
     """The digits with the attribute ``color``, drawn by `draw_colors`."""
     colors = draw_colors(digits.labels.cpu(), color_variance, biased=biased, generator=generator)
     return digits.with_attributes(color=colors.to(digits.labels.device))

@@ -56,9 +56,7 @@ def load_embedded(name: str, folder: Path | None = None) -> dict[str, Images]:
     raw = path.read_bytes()
     found = hashlib.sha256(raw).hexdigest()
     if found != expected:
-        raise DataError(
-            f"{path} is damaged (SHA-256 {found[:12]}..., expected {expected[:12]}...); {mend}."
-        )
+        raise DataError(f"{path} is damaged (SHA-256 {found[:12]}..., expected {expected[:12]}...); {mend}.")
     with np.load(io.BytesIO(raw)) as arrays:
         return {
             split: Images(

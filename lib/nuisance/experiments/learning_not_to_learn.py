@@ -1,11 +1,10 @@
 """One cell of the tables of chapter `sec-learning-not-to-learn`: train one row, judge it, probe it."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nuisance.data.colored_mnist import (
     Paint,
@@ -18,12 +17,12 @@ from nuisance.data.colored_mnist import (
 )
 from nuisance.data.images import Images
 from nuisance.files import Checkpoint
-from nuisance.losses import IGNORED
+from nuisance.limits import Limit, above, at_least, between, one_of
 from nuisance.methods.bias_game import BiasGame
 from nuisance.methods.blind_eye import BlindEye
 from nuisance.methods.erm import Classifier, Schedule, State
 from nuisance.methods.mutual_information import Ramp, UnlearnBias, UnlearnBiasTwoPass
-from nuisance.metrics.probes import fresh_probe, judge
+from nuisance.metrics.probes import ProbeResult, fresh_probe, judge
 from nuisance.models.colored_mnist import BiasNet, LabelNet
 from nuisance.seeding import generator
 from nuisance.training import fit
@@ -39,17 +38,96 @@ ROWS = {
 }
 """The rows of the tables by their names in code; the first five are the printed ones."""
 
+CHOSEN = {
+    "side": 14,
+    "painting": "flat",
+    "width": 16,
+    "epochs": 6,
+    "batch_size": 64,
+    "optimizer": "adam",
+    "learning_rate": 2e-3,
+    "game_learning_rate": 3e-3,
+    "bias_learning_rate": 1e-2,
+    "bias_momentum": 0.5,
+    "decay_every": 0,
+    "gradient_clip": 1.0,
+    "weight_average": 0.99,
+    "entropy_weight": 10.0,
+    "reversal_strength": 3.0,
+    "confusion_weight": 10.0,
+    "ramp": "progress",
+    "repaints": 3,
+    "probe_images": 8_000,
+}
+"""The reduced run's settings, chosen on validation digits by ``benchmarks/search_learning_not_to_learn.py``."""
+
+PUBLISHED = {
+    "side": 28,
+    "painting": "multiply",
+    "width": 32,
+    "epochs": 100,
+    "batch_size": 128,
+    "optimizer": "sgd",
+    "learning_rate": 1e-2,
+    "game_learning_rate": 1e-3,
+    "bias_learning_rate": 1e-3,
+    "bias_momentum": 0.9,
+    "decay_every": 40,
+    "gradient_clip": 0.0,
+    "weight_average": 0.0,
+    "entropy_weight": 0.01,
+    "reversal_strength": 0.1,
+    "confusion_weight": 0.1,
+    "ramp": "epoch",
+    "repaints": 1,
+    "probe_images": 10_000,
+}
+"""The published schedule. How digits were painted and BlindEye's weight are not at hand: these two are ours."""
+
+SETTINGS = tuple(CHOSEN)
+
+_SEEDS = [0, 1, 2]
+DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
+    ("reduced", "mnist10k"): {
+        "seeds": _SEEDS,
+        "color_variances": [0.02, 0.05],
+        "start_from_baseline": False,
+        **CHOSEN,
+    },
+    ("reduced", "mnist"): {
+        "seeds": _SEEDS,
+        "color_variances": [0.02, 0.03, 0.05],
+        "start_from_baseline": False,
+        **CHOSEN,
+    },
+    ("full", "mnist"): {
+        "seeds": _SEEDS,
+        "color_variances": [0.02, 0.025, 0.03, 0.035, 0.04, 0.045, 0.05],
+        "start_from_baseline": True,
+        **PUBLISHED,
+    },
+}
+"""The chapter's parameters by scale and data set, see `nuisance.study.start`."""
+
+LIMITS: dict[str, Limit] = {
+    **dict.fromkeys(
+        ("color_variances", "width", "epochs", "batch_size", "repaints", "probe_images"), above(0)
+    ),
+    **dict.fromkeys(("learning_rate", "game_learning_rate", "bias_learning_rate"), above(0)),
+    **dict.fromkeys(("bias_momentum", "weight_average"), between(0, 1)),
+    **dict.fromkeys(
+        ("decay_every", "gradient_clip", "entropy_weight", "reversal_strength", "confusion_weight"),
+        at_least(0),
+    ),
+    "side": one_of(14, 28),
+    "painting": one_of("flat", "multiply"),
+    "optimizer": one_of("sgd", "adam"),
+    "ramp": one_of("epoch", "progress"),
+}
+"""What those parameters may be."""
+
 # One random stream for every purpose, so that adding one never shifts another.
 _TRAIN, _VALIDATION, _TEST, _WEIGHTS, _ORDER, _PROBE = range(6)
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Painted images, bytes ``[n, 3, s, s]``, with what they show."""
-
-    pixels: Tensor
-    labels: Tensor
-    colors: Tensor
 
 
 def experiment(
@@ -61,6 +139,7 @@ def experiment(
     data_root: str,
     device: str,
     settings: dict[str, Any],
+    probe: bool = True,
     initial: State | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any]:
@@ -70,21 +149,18 @@ def experiment(
     ----------
     row : a key of ``ROWS``.
     settings : the chapter's own parameters by name, see its first cell.
+    probe : whether to train the fresh probes.
     initial : weights of f and g to start from, as the published schedule has it; None for fresh ones.
 
     Returns
     -------
     Shares between 0 and 1 unless said otherwise: ``accuracy`` and ``validation_accuracy`` on unbiased digits;
     ``biased_accuracy`` on test digits that are coloured as in training; ``confusion`` [10, 10], counts of
-    (digit, prediction) on unbiased test digits; ``history`` by epoch; ``color_accuracy`` and ``color_bits``, the
-    fresh image probe's; ``position_accuracy`` and ``position_bits``, the fresh position probe's, and
-    ``bias_net_accuracy``, the game's own h, judged on the same images (None without one); ``weights``
-    of f and g.
+    (digit, prediction) on unbiased test digits; ``history`` by epoch; ``weights`` of f and g. From the fresh
+    probes: ``color_accuracy`` and ``color_bits`` of the image probe; ``position_accuracy`` and ``position_bits`` of
+    the position probe, and ``bias_net_accuracy`` of the game's own h on the same images (None without one).
     """
-    splits = load_digits(dataset, Path(data_root))
-    if settings["side"] == 14:
-        splits = {name: halve(digits) for name, digits in splits.items()}
-    splits = {name: digits.to(device) for name, digits in splits.items()}
+    splits = _load(dataset, data_root, device, settings)
     painting: Paint = settings["painting"]
     train = with_colors(splits["train"], color_variance, biased=True, generator=generator(seed, _TRAIN))
 
@@ -102,29 +178,32 @@ def experiment(
         checkpoint=checkpoint,
     )
 
-    def unbiased(split: str, purpose: int) -> Pictures:
-        """Every digit painted ``repaints`` times in colours that say nothing about it."""
-        digits = splits[split]
-        again = digits[torch.arange(len(digits)).repeat(settings["repaints"]).to(device)]
-        colored = with_colors(again, color_variance, biased=False, generator=generator(seed, purpose))
-        return Pictures(paint(colored, painting), colored.labels, colored.labels)
+    def unbiased(split: str, purpose: int) -> tuple[Tensor, Tensor]:
+        """Predictions and labels of every digit, painted ``repaints`` times in colours that say nothing."""
+        again = torch.arange(len(splits[split]), device=device).repeat(settings["repaints"])
+        colored = with_colors(
+            splits[split][again], color_variance, biased=False, generator=generator(seed, purpose)
+        )
+        return _in_parts(method.predict, paint(colored, painting)).argmax(1), colored.labels
 
-    test, validation = unbiased("test", _TEST), unbiased("validation", _VALIDATION)
+    answers, labels = unbiased("test", _TEST)
+    validation_answers, validation_labels = unbiased("validation", _VALIDATION)
     biased_digits = with_colors(
         splits["test"], color_variance, biased=True, generator=generator(seed, _TEST, 1)
     )
     biased = paint(biased_digits, painting)
-    predicted = _in_parts(method.predict, test.pixels).argmax(1)
+    probes: dict[str, float | None] = {}
+    if probe:
+        image = _probe_colors(method, splits, color_variance, seed, settings)[-1]
+        probes = {"color_accuracy": image.accuracy, "color_bits": image.bits}
+        probes |= _probe_positions(method, paint(train, painting), biased, seed, settings)
     return {
-        "accuracy": _share(predicted == test.labels),
-        "validation_accuracy": _share(
-            _in_parts(method.predict, validation.pixels).argmax(1) == validation.labels
-        ),
+        "accuracy": _share(answers == labels),
+        "validation_accuracy": _share(validation_answers == validation_labels),
         "biased_accuracy": _share(_in_parts(method.predict, biased).argmax(1) == biased_digits.labels),
-        "confusion": torch.bincount(test.labels * 10 + predicted, minlength=100).view(10, 10).tolist(),
+        "confusion": torch.bincount(labels * 10 + answers, minlength=100).view(10, 10).tolist(),
         "history": history,
-        **_probe_colors(method, splits, color_variance, seed, painting, settings),
-        **_probe_positions(method, paint(train, painting), biased, seed, settings),
+        **probes,
         "weights": {name: {k: v.cpu() for k, v in part.items()} for name, part in method.net_state().items()},
     }
 
@@ -138,6 +217,7 @@ def make_method(row: str, *, steps_per_epoch: int, settings: dict[str, Any]) -> 
         optimizer=settings["optimizer"],
         learning_rate=settings["game_learning_rate" if game else "learning_rate"],
         bias_learning_rate=settings["bias_learning_rate"],
+        bias_momentum=settings["bias_momentum"],
         decay_every=settings["decay_every"],
         gradient_clip=settings["gradient_clip"],
         weight_average=settings["weight_average"],
@@ -160,17 +240,46 @@ def make_method(row: str, *, steps_per_epoch: int, settings: dict[str, Any]) -> 
     )
 
 
+def color_probe_curve(
+    color_variance: float,
+    seed: int,
+    normalised: bool,
+    epochs: int,
+    *,
+    weights: State,
+    dataset: str,
+    data_root: str,
+    device: str,
+    settings: dict[str, Any],
+) -> list[float]:
+    """Bits that an image probe finds after every epoch of its training, in features of the given weights.
+
+    ``normalised`` says whether the probe begins with a batch norm, as `experiment`'s does.
+    """
+    method = make_method("baseline", steps_per_epoch=1, settings={**settings, "weight_average": 0.0})
+    method.load_net_state(weights)
+    method.to(device).eval()
+    splits = _load(dataset, data_root, device, settings)
+    found = _probe_colors(
+        method, splits, color_variance, seed, settings, epochs=epochs, normalised=normalised
+    )
+    return [result.bits for result in found]
+
+
 def _probe_colors(
     method: Classifier,
     splits: dict[str, Images],
     color_variance: float,
     seed: int,
-    painting: Paint,
     settings: dict[str, Any],
-) -> dict[str, float]:
+    *,
+    epochs: int = 6,
+    normalised: bool = True,
+) -> list[ProbeResult]:
     """The image probe: a net like g, to tell which of the ten mean colours an unbiased image has.
 
     It sees the whole image, as g does; the digit is no help to it, because colours and digits are independent.
+    A batch norm comes first: what an adversary has made small, but not removed, is as plain to it as ever.
     """
     parts = []
     for number, split in enumerate(("train", "test")):
@@ -178,30 +287,54 @@ def _probe_colors(
         stream = generator(seed, _PROBE, number)
         which = torch.randint(0, 10, (len(digits),), generator=stream)
         colors = draw_colors(which, color_variance, biased=True, generator=stream)
-        pixels = paint(digits.with_attributes(color=colors.to(digits.labels.device)), painting)
-        parts.append((_in_parts(method.extract, pixels), which.to(pixels.device)))
+        painted = paint(digits.with_attributes(color=colors.to(digits.labels.device)), settings["painting"])
+        parts.append((_in_parts(method.extract, painted), which.to(painted.device)))
     torch.manual_seed(seed)
-    probe = LabelNet(settings["width"]).to(parts[0][0].device)
-    stream = generator(seed, _PROBE, 2)
-    found = fresh_probe(probe, *parts, epochs=6, learning_rate=3e-3, batch_size=100, generator=stream)
-    return {"color_accuracy": found.accuracy, "color_bits": found.bits}
+    probe: nn.Module = LabelNet(settings["width"])
+    if normalised:
+        probe = nn.Sequential(nn.BatchNorm2d(settings["width"]), probe)
+    return fresh_probe(
+        probe.to(painted.device),
+        *parts,
+        epochs=epochs,
+        learning_rate=1e-2,
+        batch_size=100,
+        generator=generator(seed, _PROBE, 2),
+    )
 
 
 def _probe_positions(
     method: Classifier, train: Tensor, held_out: Tensor, seed: int, settings: dict[str, Any]
 ) -> dict[str, float | None]:
-    """The position probe: a fresh h on frozen features, for the task and on the biased images of the game's h."""
-    train = train[: settings["probe_images"]]
+    """The position probe: a fresh h, normalised first, for h's own task on biased images; and h itself there."""
+    train = train[: settings["probe_images"] // 4]  # every image has hundreds of positions
     features, bins = _in_parts(method.extract, held_out), color_bins(held_out)
-    parts = (_in_parts(method.extract, train), color_bins(train)), (features, bins)
     torch.manual_seed(seed)
-    probe = BiasNet(settings["width"]).to(features.device)
-    stream = generator(seed, _PROBE, 3)
-    found = fresh_probe(probe, *parts, epochs=4, learning_rate=5e-3, batch_size=100, generator=stream)
+    width = settings["width"]
+    found = fresh_probe(
+        nn.Sequential(nn.BatchNorm2d(width), BiasNet(width)).to(features.device),
+        (_in_parts(method.extract, train), color_bins(train)),
+        (features, bins),
+        epochs=4,
+        learning_rate=1e-2,
+        batch_size=50,
+        generator=generator(seed, _PROBE, 3),
+    )
     own = None
     if isinstance(method, BiasGame):
         own = judge(_in_parts(method.bias, features), bins).accuracy
-    return {"position_accuracy": found.accuracy, "position_bits": found.bits, "bias_net_accuracy": own}
+    return {
+        "position_accuracy": found[-1].accuracy,
+        "position_bits": found[-1].bits,
+        "bias_net_accuracy": own,
+    }
+
+
+def _load(dataset: str, data_root: str, device: str, settings: dict[str, Any]) -> dict[str, Images]:
+    splits = load_digits(dataset, Path(data_root))
+    if settings["side"] == 14:
+        splits = {name: halve(digits) for name, digits in splits.items()}
+    return {name: digits.to(device) for name, digits in splits.items()}
 
 
 @torch.no_grad()

@@ -21,12 +21,10 @@ class BlindEye(BiasGame):
     confusion_weight : alpha.
     """
 
-    def __init__(
-        self, *, width: int, schedule: Schedule, painting: Paint, confusion_weight: float
-    ) -> None:
+    def __init__(self, *, width: int, schedule: Schedule, painting: Paint, confusion_weight: float) -> None:
         super().__init__(width=width, schedule=schedule, painting=painting)
         self.confusion_weight = confusion_weight
 
-    def encoder_term(self, logits: Tensor, bias_loss: Tensor) -> Tensor:
+    def encoder_term(self, log_q: Tensor, bias_loss: Tensor) -> Tensor:
         """alpha times the confusion loss."""
-        return self.confusion_weight * confusion_loss(logits)
+        return self.confusion_weight * confusion_loss(log_q)

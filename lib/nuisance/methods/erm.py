@@ -29,6 +29,8 @@ class Schedule:
     epochs, steps_per_epoch : length of training.
     optimizer : ``"sgd"`` with momentum 0.9 and weight decay 5e-4, as published, or ``"adam"``.
     learning_rate, bias_learning_rate : of f and g, and of the bias net h.
+    bias_momentum : SGD's momentum, or Adam's beta_1, of h; that of f and g is 0.9. A net that chases a moving
+        opponent is better off with a short memory.
     decay_every : epochs after which the rates are divided by ten, again and again; 0 for never.
     gradient_clip : largest norm of a step's gradient, for (f, g) and for h; 0 for none.
     weight_average : decay a step of the running mean of the weights of f and g that `predict` uses; 0 to
@@ -40,17 +42,19 @@ class Schedule:
     optimizer: Literal["sgd", "adam"]
     learning_rate: float
     bias_learning_rate: float
+    bias_momentum: float = 0.9
     decay_every: int = 0
     gradient_clip: float = 0.0
     weight_average: float = 0.0
 
-    def make_optimizer(self, module: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-        """The optimiser of one player, with its learning rate."""
+    def make_optimizer(
+        self, module: nn.Module, learning_rate: float, momentum: float = 0.9
+    ) -> torch.optim.Optimizer:
+        """The optimiser of one player."""
+        weights = module.parameters()
         if self.optimizer == "adam":
-            return torch.optim.Adam(module.parameters(), learning_rate, fused=True)
-        return torch.optim.SGD(
-            module.parameters(), learning_rate, momentum=0.9, weight_decay=5e-4, fused=True
-        )
+            return torch.optim.Adam(weights, learning_rate, betas=(momentum, 0.999), fused=True)
+        return torch.optim.SGD(weights, learning_rate, momentum=momentum, weight_decay=5e-4, fused=True)
 
 
 class Classifier(Method):
@@ -70,19 +74,20 @@ class Classifier(Method):
         self.net = nn.ModuleDict({"features": FeatureNet(width), "labels": LabelNet(width)})
         self.average: AveragedModel | None = None
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.steps: Tensor
         self.optimizers = {"net": schedule.make_optimizer(self.net, schedule.learning_rate)}
         if schedule.weight_average:
             average = get_ema_multi_avg_fn(schedule.weight_average)
             self.average = AveragedModel(self.net, multi_avg_fn=average, use_buffers=True)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
     def extract(self, pixels: Tensor) -> Tensor:
         """f: bytes ``[b, 3, h, w]`` -> features ``[b, width, h/2, w/2]``."""
-        return self._used()["features"](self._scale(pixels))  # type: ignore[no-any-return]
+        return self._used()["features"](self._scale(pixels))
 
     def predict(self, pixels: Tensor) -> Tensor:
         """g(f(x)): bytes ``[b, 3, h, w]`` -> logits ``[b, 10]``."""
-        return self._used()["labels"](self.extract(pixels))  # type: ignore[no-any-return]
+        return self._used()["labels"](self.extract(pixels))
 
     def update(self, batch: Images) -> dict[str, Tensor]:
         """One step of cross-entropy."""

@@ -66,9 +66,9 @@ class UnlearnBias(BiasGame):
         gamma = epochs if self.ramp == "epoch" else 10 * epochs / self.schedule.epochs
         return self.reversal_strength * reversal_ramp(gamma)
 
-    def encoder_term(self, logits: Tensor, bias_loss: Tensor) -> Tensor:
+    def encoder_term(self, log_q: Tensor, bias_loss: Tensor) -> Tensor:
         """lambda E[sum q log q] - mu r L_B."""
-        return self.entropy_weight * negative_conditional_entropy(logits) - self.strength() * bias_loss
+        return self.entropy_weight * negative_conditional_entropy(log_q) - self.strength() * bias_loss
 
 
 class UnlearnBiasTwoPass(UnlearnBias):
@@ -82,7 +82,7 @@ class UnlearnBiasTwoPass(UnlearnBias):
 
         features = self.net["features"](images)
         class_loss = F.cross_entropy(self.net["labels"](features), batch.labels)
-        entropy_term = negative_conditional_entropy(self.bias(features))
+        entropy_term = negative_conditional_entropy(F.log_softmax(self.bias(features), dim=1))
         net.zero_grad()
         (class_loss + self.entropy_weight * entropy_term).backward()
         self._step("net", self.net)
@@ -91,9 +91,10 @@ class UnlearnBiasTwoPass(UnlearnBias):
         net.zero_grad(set_to_none=False)
         bias.zero_grad()
         reversed_features = gradient_reversal(self.net["features"](images), self.strength())
-        logits = self.bias(reversed_features)
-        bias_cross_entropy(logits, bins).backward()
+        log_q = F.log_softmax(self.bias(reversed_features), dim=1)
+        bias_loss = bias_cross_entropy(log_q, bins)
+        bias_loss.backward()
         self._step("net", self.net)
         self._step("bias", self.bias)
         self._count_step()
-        return {"class_loss": class_loss, **watch_bias(logits, bins)}
+        return {"class_loss": class_loss, **watch_bias(log_q, bias_loss, bins)}

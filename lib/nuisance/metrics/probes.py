@@ -40,28 +40,35 @@ def fresh_probe(
     learning_rate: float,
     batch_size: int,
     generator: torch.Generator,
-) -> ProbeResult:
-    """Train ``probe`` from its present weights on frozen features by Adam, and judge it on held-out ones.
+) -> list[ProbeResult]:
+    """Train ``probe`` from its present weights on frozen features by Adam; judge it on held-out ones.
 
     Parameters
     ----------
     train, held_out : features ``[n, ...]`` and labels, int64 ``[n]`` or ``[n, channels, h, w]``; a label
         ``IGNORED`` does not count. The probe returns logits ``[n, classes]`` or ``[n, classes, channels, h, w]``.
+
+    Returns
+    -------
+    The judgement after every epoch; the last one is the probe's. Each is a valid lower bound, so a curve that
+    still rises says that the bias is better hidden than gone.
     """
     features, labels = train
     optimizer = torch.optim.Adam(probe.parameters(), learning_rate, fused=True)
-    probe.train()
+    results = []
     for _ in range(epochs):
+        probe.train()
         order = torch.randperm(len(features), generator=generator).to(labels.device)
         for chosen in order.split(batch_size):
             loss = F.cross_entropy(probe(features[chosen]), labels[chosen], ignore_index=IGNORED)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    probe.eval()
-    with torch.no_grad():
-        logits = torch.cat([probe(part) for part in held_out[0].split(500)])
-    return judge(logits, held_out[1])
+        probe.eval()
+        with torch.no_grad():
+            logits = torch.cat([probe(part) for part in held_out[0].split(500)])
+        results.append(judge(logits, held_out[1]))
+    return results
 
 
 def judge(logits: Tensor, labels: Tensor) -> ProbeResult:

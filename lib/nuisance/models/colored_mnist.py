@@ -63,6 +63,7 @@ class BiasNet(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
+        """Logits of the bins, see the class."""
         logits = self.layers(features)
         batch, _, height, breadth = logits.shape
         return logits.view(batch, 3, BINS, height, breadth).transpose(1, 2)
