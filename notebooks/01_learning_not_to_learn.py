@@ -511,7 +511,9 @@ tried.round(3)
 large = study.load_record("01_learning_not_to_learn@mnist")
 rows = pd.DataFrame(large["tables"]["Accuracy on unbiased test digits"]).drop(columns="metric")
 rows["method"] = rows["method"].map(lntl.ROWS)
-print(f"{large['parameters']['epochs']} epochs, seeds {large['seeds']}, side {large['parameters']['side']}, width {large['parameters']['width']}")
+print(
+    f"{large['parameters']['epochs']} epochs, seeds {large['seeds']}, side {large['parameters']['side']}, width {large['parameters']['width']}"
+)
 rows.rename(columns={"method": "row", "setting": "variance", "value": "ours"}).round(3).fillna("")
 
 # %% tags=["hide-input"]

@@ -4,15 +4,15 @@ import torch
 
 
 def deterministic() -> None:
-    """One thread a process and deterministic kernels.
+    """One thread a process, and no search for the fastest convolution.
 
-    The order in which threads add changes the last bits of a sum, so a reduced run has one thread a
-    process and as many processes as cores.
+    The order in which threads add changes the last bits of a sum, so a run has one thread a process and as
+    many processes as cores. With one thread PyTorch's CPU kernels give the same bits every time; on a GPU some
+    sums are still added in any order, and runs agree only nearly.
     """
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Filling every new tensor with NaN finds reads of unset memory; it costs a tenth of a small step.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
 
 
 def generator(seed: int, *purpose: int) -> torch.Generator:

@@ -13,10 +13,12 @@ from nuisance.files import Checkpoint
 class Method(nn.Module):
     """Something that is trained: ``update(batch) -> dict`` steps once, ``predict(pixels)`` uses it.
 
-    A subclass names its optimisers in ``optimizers``, so that training can be stopped and resumed.
+    A subclass names its optimisers in ``optimizers`` and counts its steps in ``steps_done`` (on the host, where
+    a schedule can read it without waiting for a GPU), so that training can be stopped and resumed.
     """
 
     optimizers: dict[str, torch.optim.Optimizer]
+    steps_done: int = 0
 
     def update(self, batch: Images) -> dict[str, Tensor]:
         """One step on a batch; returns what is worth watching, as scalars."""
@@ -32,11 +34,12 @@ class Method(nn.Module):
     def training_state(self) -> dict[str, Any]:
         """All that a resumed training needs to go on as if it had never stopped."""
         states = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-        return {"method": self.state_dict(), "optimizers": states}
+        return {"method": self.state_dict(), "optimizers": states, "steps": self.steps_done}
 
     def load_training_state(self, state: dict[str, Any]) -> None:
         """Go on from what `training_state` returned."""
         self.load_state_dict(state["method"])
+        self.steps_done = state["steps"]
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
 

@@ -73,8 +73,6 @@ class Classifier(Method):
         self.schedule, self.painting, self.gray = schedule, painting, gray
         self.net = nn.ModuleDict({"features": FeatureNet(width), "labels": LabelNet(width)})
         self.average: AveragedModel | None = None
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.steps: Tensor
         self.optimizers = {"net": schedule.make_optimizer(self.net, schedule.learning_rate)}
         if schedule.weight_average:
             average = get_ema_multi_avg_fn(schedule.weight_average)
@@ -133,6 +131,6 @@ class Classifier(Method):
         self.optimizers[name].step()
 
     def _count_step(self) -> None:
-        self.steps += 1
+        self.steps_done += 1
         if self.average is not None:
             self.average.update_parameters(self.net)

@@ -62,7 +62,7 @@ class UnlearnBias(BiasGame):
         """mu r(gamma) at this step."""
         if self.ramp == "none":
             return self.reversal_strength
-        epochs = int(self.steps) / self.schedule.steps_per_epoch
+        epochs = self.steps_done / self.schedule.steps_per_epoch
         gamma = epochs if self.ramp == "epoch" else 10 * epochs / self.schedule.epochs
         return self.reversal_strength * reversal_ramp(gamma)
 
