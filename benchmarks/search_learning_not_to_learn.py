@@ -64,8 +64,8 @@ def main() -> None:
     cases = [
         {
             "row": row,
-            "color_variance": 0.02,
             "seed": seed,
+            "color_variance": 0.02,
             "dataset": run.parameters.dataset,
             "data_root": str(run.parameters.data_root),
             "device": run.parameters.device,

@@ -291,13 +291,12 @@ plt.show()
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels of lines over epochs, one for the accuracy of the bias net and one for the entropy of its predictions, a line for each game."}, "figure": {"name": "fig-lntl-game", "caption": "The bias net over training with the strongest bias of this run: share of positions whose bin it names, and mean entropy of its predictions (at most 3 bits, for 8 bins). Lines are means over seeds, bands their range."}}
 panels = plt.subplots(1, 2, figsize=(figures.WIDTH, 3.1))[1]
 players = ["blindeye", "unlearn", "unlearn_ramped", "unlearn_two_pass", "reversal_only"]
-epochs = np.arange(1, p.epochs + 1)
 for axes, measure, unit in ((panels[0], "bias_accuracy", 1), (panels[1], "bias_entropy", np.log(2))):
     for number, row in enumerate(players):
         curves = np.array([history[measure] for history in values("history", row)]) / unit
         color = figures.PALETTE[[1, 3, 4, 5, 6][number]]
-        axes.plot(epochs, curves.mean(0), color=color, label=lntl.ROWS[row])
-        axes.fill_between(epochs, curves.min(0), curves.max(0), color=color, alpha=0.15, linewidth=0)
+        axes.plot(np.arange(1, p.epochs + 1), curves.mean(0), color=color, label=lntl.ROWS[row])
+        axes.fill_between(np.arange(1, p.epochs + 1), curves.min(0), curves.max(0), color=color, alpha=0.15, linewidth=0)
 panels[0].set(xlabel="epoch", ylabel="accuracy of h", ylim=(0, None))
 panels[1].set(xlabel="epoch", ylabel="entropy of h's predictions, bits", ylim=(0, 3.1))
 figure = panels[0].figure

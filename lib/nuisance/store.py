@@ -105,7 +105,8 @@ def part_key(
     everything = {
         "function": f"{function.__module__}.{function.__qualname__}",
         "code": code_digest(function),
-        "arguments": _plain(arguments),
+        # Where the data lie does not matter; what they are, the checksums say.
+        "arguments": _plain({name: value for name, value in arguments.items() if name != "data_root"}),
         "data": dict(sorted(data.items())),
         "versions": versions(),
         "device": torch.cuda.get_device_name(device) if kind == "cuda" else kind,

@@ -17,6 +17,7 @@ import json
 import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -27,6 +28,7 @@ from typing import Any
 import joblib
 import torch
 import yaml
+from IPython import get_ipython
 from IPython.display import display
 
 from nuisance import paths, store
@@ -143,17 +145,18 @@ class Run:
         """
         device = self.parameters.device
         keys = [store.part_key(function, case, self._data, device) for case in cases]
-        progress = _Progress(self.stem, function.__name__, len(cases))
+        progress = _Progress(function.__name__, len(cases))
         finished = {i: part for i, key in enumerate(keys) if (part := store.find(key)) is not None}
         progress.show(len(finished), f"{len(finished)} found in the store")
         missing = [i for i in range(len(cases)) if i not in finished]
+        varying = [name for name in cases[0] if len({str(case[name])[:200] for case in cases}) > 1]
         workers = min(store.cores(), len(missing)) if device == "cpu" else 1
         if missing:
             jobs = (joblib.delayed(_indexed)(i, function, cases[i], keys[i]) for i in missing)
             with joblib.Parallel(n_jobs=workers, return_as="generator_unordered") as parallel:
                 for i, part in parallel(jobs):
                     finished[i] = part
-                    what = ", ".join(f"{value}" for value in cases[i].values())
+                    what = ", ".join(str(cases[i][name]) for name in varying)
                     progress.show(len(finished), f"{part.seconds:.1f} s for {what}")
         progress.close()
         self._seconds += sum(part.seconds for part in finished.values())
@@ -264,7 +267,7 @@ def _refuse_unknown(stem: str, namespace: Mapping[str, Any], known: Sequence[str
             continue
         # When the notebook is run a second time in one session its own variables stand in the
         # namespace too; then only what looks like a slip of the pen is refused.
-        if stem in _started and not difflib.get_close_matches(name, known, n=1, cutoff=0.85):
+        if stem in _started and not difflib.get_close_matches(name, known, n=1, cutoff=0.75):
             continue
         raise ParameterError(
             f"There is no parameter {name!r}.{_nearest(name, known)} There are {', '.join(known)}."
@@ -335,24 +338,27 @@ def _check_writable(folder: Path, variable: str) -> None:
 
 
 class _Progress:
-    """How many parts are finished: a line in the notebook, and a line each in the renderer's log.
+    """How many parts are finished: one changing line in a notebook, lines in the renderer's log or on stderr.
 
     The notebook's line ends the same in every run, whatever was found and however long it took,
     so that a rendered notebook is byte for byte the same.
     """
 
-    def __init__(self, stem: str, name: str, total: int) -> None:
-        self._stem, self._name, self._total = stem, name, total
+    def __init__(self, name: str, total: int) -> None:
+        self._name, self._total = name, total
         self._log = os.environ.get("NUISANCE_PROGRESS")
-        self._line = display(_Text(f"{name}: looking into the store"), display_id=True)
+        in_notebook = get_ipython() is not None
+        self._line = display(_Text(f"{name}: {total} parts"), display_id=True) if in_notebook else None
 
     def show(self, finished: int, detail: str) -> None:
-        text = f"{self._name}: {finished} of {self._total} parts finished"
+        text = f"{self._name}: {finished} of {self._total} parts finished ({detail})"
         if self._line is not None:
-            self._line.update(_Text(f"{text} ({detail})"))
+            self._line.update(_Text(text))
         if self._log:
             with Path(self._log).open("a", encoding="utf-8") as log:
-                log.write(f"{text} ({detail})\n")
+                log.write(f"{text}\n")
+        elif self._line is None:
+            print(text, file=sys.stderr)
 
     def close(self) -> None:
         if self._line is not None:

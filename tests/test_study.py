@@ -1,0 +1,228 @@
+"""The run of a chapter: parameters, parts, records, verdicts."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nuisance import paths, store, study
+from nuisance.errors import InputError, ParameterError
+from nuisance.limits import above, one_of
+from nuisance.metrics.intervals import Condition, Interval, joint_verdict, mean_interval
+
+DEFAULTS = {
+    ("reduced", "small"): {"seeds": [0, 1, 2], "epochs": 2, "rate": 0.1, "variances": [0.02], "mode": "a"},
+    ("reduced", "real"): {"seeds": [0], "epochs": 3, "rate": 0.1, "variances": [0.02], "mode": "a"},
+    ("full", "real"): {"seeds": [0], "epochs": 100, "rate": 0.1, "variances": [0.02, 0.03], "mode": "b"},
+}
+LIMITS = {"variances": above(0), "epochs": above(0), "mode": one_of("a", "b")}
+CELL = {"scale": "reduced", "dataset": None, "seeds": None, "device": "cpu", "data_root": None}
+CELL |= {"epochs": None, "rate": None, "variances": None, "mode": None}
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUISANCE_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("NUISANCE_RESULTS", str(tmp_path / "results"))
+    study._started.clear()
+
+
+def start(**given):
+    return study.start("09_test", CELL | given, defaults=DEFAULTS, limits=LIMITS)
+
+
+def test_none_means_as_the_scale_says():
+    assert start().parameters.epochs == 2
+    assert start(scale="full").parameters.epochs == 100
+    assert start(scale="full").parameters.dataset == "real"
+    assert start(epochs=7).parameters.epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"sede": [1]}, "no parameter 'sede'. Did you mean 'seeds'"),
+        ({"varainces": [1]}, "Did you mean 'variances'"),
+        ({"scale": "reducd"}, "Did you mean 'reduced'"),
+        ({"dataset": "reel"}, "one of 'small', 'real'. Did you mean 'real'"),
+        ({"scale": "full", "dataset": "small"}, "must be one of 'real'"),
+        ({"seeds": []}, "empty list"),
+        ({"seeds": 7}, "must be a list"),
+        ({"seeds": [1.5]}, "whole number"),
+        ({"seeds": [True]}, "whole number"),
+        ({"seeds": [3, 3]}, "twice"),
+        ({"seeds": "[7"}, "must be a list"),
+        ({"epochs": "many"}, "whole number"),
+        ({"epochs": 0}, "above 0"),
+        ({"rate": math.nan}, "finite"),
+        ({"variances": [0.02, 0.0]}, "every value of variances is 0.0 but must be above 0"),
+        ({"variances": [-0.1]}, "above 0"),
+        ({"mode": "c"}, "one of 'a', 'b'"),
+        ({"device": "cuda:99"}, "device 'cuda:99' is not here"),
+        ({"device": "gpu"}, "device 'gpu' is not here"),
+        ({"device": 3.5}, "device 3.5 is not here"),
+        ({"data_root": 5}, "must be a text"),
+    ],
+)
+def test_what_is_impossible_is_refused_in_one_sentence(given, words):
+    with pytest.raises(ParameterError) as caught:
+        start(**given)
+    message = str(caught.value)
+    assert words in message
+    assert "\n" not in message
+    assert caught.value._render_traceback_() == [f"ParameterError: {message}"]
+
+
+def test_a_list_may_come_as_the_text_that_papermill_hands_on():
+    assert start(seeds="[7]", variances="[0.03, 0.04]").parameters.variances == [0.03, 0.04]
+    assert start(seeds="[7]").parameters.seeds == [7]
+
+
+def test_a_whole_number_will_do_for_a_number():
+    assert start(rate=1).parameters.rate == 1
+
+
+def test_a_second_start_in_one_session_minds_only_slips_of_the_pen():
+    start()
+    start(table=[1, 2])
+    with pytest.raises(ParameterError, match="Did you mean 'seeds'"):
+        start(sedes=[1])
+
+
+@pytest.mark.parametrize("variable", ["NUISANCE_RESULTS", "NUISANCE_STORE"])
+def test_a_folder_that_cannot_be_written_is_named_before_anything_runs(tmp_path, monkeypatch, variable):
+    (tmp_path / "file").touch()  # a file in the folder's place: refused to root, too
+    monkeypatch.setenv(variable, str(tmp_path / "file"))
+    with pytest.raises(InputError, match=f"cannot be written .*{variable}"):
+        start()
+
+
+def test_records_of_trials_do_not_overwrite_the_published_one():
+    names = [
+        start(**given).finish().relative_to(paths.results()).as_posix()
+        for given in ({}, {"epochs": 2}, {"epochs": 3}, {"dataset": "real"}, {"scale": "full"})
+    ]
+    assert names[0] == names[1] == "reduced/09_test.json"
+    assert names[2].startswith("reduced/09_test+")
+    assert names[3:] == ["reduced/09_test@real.json", "full/09_test.json"]
+
+
+def square(x, seed):
+    return {"square": x * x, "seed": seed}
+
+
+def test_parts_come_in_the_order_of_their_cases_and_from_the_store_again(capsys):
+    cases = [{"x": x, "seed": 0} for x in (3, 1, 2)]
+    assert [part["square"] for part in start().parts(square, cases)] == [9, 1, 4]
+    assert "3 of 3 parts finished" in capsys.readouterr().err
+    assert all(store.find(store.part_key(square, case, {}, "cpu")) for case in cases)
+    assert [part["square"] for part in start().parts(square, cases[::-1])] == [4, 1, 9]
+
+
+def failing(x):
+    if x == 1:
+        raise ValueError("one is impossible")
+    return x
+
+
+def test_a_failing_part_raises_and_the_finished_ones_are_kept():
+    with pytest.raises(ValueError, match="one is impossible"):
+        start().parts(failing, [{"x": 0}, {"x": 1}])
+    assert start().parts(failing, [{"x": 0}]) == [0]
+
+
+def test_parts_depend_on_the_data_that_the_run_uses():
+    one, other = start(), start()
+    one.use_data({"file": "abc"})
+    one.parts(square, [{"x": 2, "seed": 0}])
+    other.use_data({"file": "abd"})
+    assert store.find(store.part_key(square, {"x": 2, "seed": 0}, {"file": "abc"}, "cpu"))
+    assert not store.find(store.part_key(square, {"x": 2, "seed": 0}, {"file": "abd"}, "cpu"))
+
+
+def test_the_record_has_the_stated_form():
+    run = start()
+    run.use_data({"digits.npz": "abc"})
+    run.record(accuracy=1, share=0.5)
+    row = study.row("erm", 0.02, "accuracy", Interval(0.5, -math.inf, math.inf), printed=0.4)
+    run.table("Accuracy", [row])
+    condition = Condition("accuracy", Interval(0.5, 0.4, 0.6), at_least=0.3)
+    assert run.claim("C9.1", "It works.", [condition]) == "holds"
+    record = json.loads(run.finish().read_text())
+    assert record["stem"] == "09_test"
+    assert record["scale"] == "reduced"
+    assert record["seeds"] == [0, 1, 2]
+    assert record["parameters"] == {"epochs": 2, "rate": 0.1, "variances": [0.02], "mode": "a"}
+    assert record["numbers"] == {"accuracy": 1.0, "share": 0.5}
+    expected = {"method": "erm", "setting": 0.02, "metric": "accuracy", "value": 0.5}
+    assert record["tables"]["Accuracy"] == [expected | {"low": None, "high": None, "printed": 0.4}]
+    assert record["claims"][0]["verdict"] == "holds"
+    assert "accuracy 0.500 [0.400, 0.600], wanted >= 0.3" in record["claims"][0]["evidence"]
+    assert record["provenance"]["data"] == {"digits.npz": "abc"}
+    assert {"versions", "device", "wall_s", "parts_s", "processor"} <= set(record["provenance"])
+
+
+def test_a_repeated_run_leaves_the_record_as_it_is_and_a_different_one_replaces_it():
+    def once(value):
+        run = start()
+        run.record(accuracy=value)
+        return run.finish()
+
+    before = once(0.5).stat().st_mtime_ns
+    assert once(0.5).stat().st_mtime_ns == before
+    assert once(0.6).stat().st_mtime_ns != before
+
+
+def test_a_table_without_the_stated_columns_is_refused():
+    with pytest.raises(ValueError, match="a row of 'Accuracy'"):
+        start().table("Accuracy", [{"method": "erm"}])
+
+
+def test_mean_interval_of_a_case_worked_by_hand():
+    interval = mean_interval([1.0, 2.0, 3.0])
+    assert interval.value == 2.0
+    assert interval.high - 2.0 == pytest.approx(4.302653 * 1.0 / math.sqrt(3), abs=1e-6)
+    assert interval.low == pytest.approx(4.0 - interval.high)
+    assert mean_interval([0.7]) == Interval(0.7, -math.inf, math.inf)
+    with pytest.raises(ValueError, match="no values"):
+        mean_interval([])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "at_least", "at_most", "verdict"),
+    [
+        (0.2, 0.4, 0.1, None, "holds"),
+        (0.2, 0.4, 0.3, None, "inconclusive"),
+        (0.2, 0.4, 0.5, None, "fails"),
+        (0.2, 0.4, None, 0.5, "holds"),
+        (0.2, 0.4, None, 0.1, "fails"),
+        (-0.01, 0.01, -0.03, 0.03, "holds"),
+        (-0.05, 0.01, -0.03, 0.03, "inconclusive"),
+        (-math.inf, math.inf, 0.0, None, "inconclusive"),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval(low, high, at_least, at_most, verdict):
+    assert Condition("x", Interval(0.3, low, high), at_least, at_most).verdict() == verdict
+
+
+def test_one_failure_fails_a_claim_and_one_doubt_leaves_it_open():
+    holds, open_, fails = (
+        Condition("x", Interval(0, low, high), at_least=0) for low, high in ((1, 2), (-1, 1), (-2, -1))
+    )
+    assert joint_verdict([holds, holds]) == "holds"
+    assert joint_verdict([holds, open_]) == "inconclusive"
+    assert joint_verdict([holds, open_, fails]) == "fails"
+
+
+def test_the_library_does_not_need_the_books_packages():
+    """On Colab only the library's own dependencies are installed."""
+    script = (
+        "import sys\n"
+        "for name in ('myst_nb', 'jupytext', 'papermill', 'nbformat'): sys.modules[name] = None\n"
+        "from nuisance import study\n"
+        "study._glue('x', 1.0)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ})
