@@ -12,6 +12,7 @@ from typing import Any
 from nuisance import paths, study
 from nuisance.data.colored_mnist import fingerprint
 from nuisance.experiments import learning_not_to_learn as lntl
+from nuisance.experiments import learning_not_to_learn_settings as chapter
 from nuisance.metrics.intervals import mean_interval
 
 SEEDS = [10, 11, 12]
@@ -45,19 +46,19 @@ TRIED: list[tuple[str, str, dict[str, Any]]] = [
     ("unlearn", "nothing", {}),
     ("unlearn", "reversal_strength 1", {"reversal_strength": 1.0}),
     ("blindeye", "nothing", {}),
-    ("blindeye", "confusion_weight 3", {"confusion_weight": 3.0}),
-    ("blindeye", "confusion_weight 30", {"confusion_weight": 30.0}),
+    ("blindeye", "confusion_weight 1", {"confusion_weight": 1.0}),
+    ("blindeye", "confusion_weight 10", {"confusion_weight": 10.0}),
 ]
 
 
 def main() -> None:
-    given = {name: None for name in ("dataset", "data_root", *lntl.SETTINGS, "start_from_baseline")}
+    given = {name: None for name in ("dataset", "data_root", *chapter.SETTINGS, "start_from_baseline")}
     namespace = {**given, "scale": "reduced", "device": "cpu", "seeds": SEEDS, "color_variances": [0.02]}
     run = study.start(
         "01_learning_not_to_learn",
         namespace,
-        defaults=lntl.DEFAULTS,
-        limits=lntl.LIMITS,
+        defaults=chapter.DEFAULTS,
+        limits=chapter.LIMITS,
         record_path=paths.results() / "search" / "01_learning_not_to_learn.json",
     )
     run.use_data(fingerprint(run.parameters.dataset, run.parameters.data_root))
@@ -69,7 +70,7 @@ def main() -> None:
             "dataset": run.parameters.dataset,
             "data_root": str(run.parameters.data_root),
             "device": run.parameters.device,
-            "settings": {**lntl.CHOSEN, **changed},
+            "settings": {**chapter.CHOSEN, **changed},
             "probe": False,
         }
         for row, _, changed in TRIED

@@ -62,8 +62,9 @@ probe_images: int = None  # images on which the fresh probes are trained
 # %%
 from nuisance import study
 from nuisance.experiments import learning_not_to_learn as lntl
+from nuisance.experiments import learning_not_to_learn_settings as chapter
 
-run = study.start("01_learning_not_to_learn", globals(), defaults=lntl.DEFAULTS, limits=lntl.LIMITS)
+run = study.start("01_learning_not_to_learn", globals(), defaults=chapter.DEFAULTS, limits=chapter.LIMITS)
 p = run.parameters
 run
 
@@ -150,7 +151,7 @@ print(getsource(UnlearnBiasTwoPass.update))
 # The rows of the printed table are: the **baseline** (cross-entropy alone); **BlindEye** {cite:p}`alvi2018turning`, in which $f$ minimises the cross-entropy of the uniform distribution and $q$ instead; **Gray**, the baseline on pictures without hue; **unlearning** with a fixed strength, the paper's; and unlearning with the **ramp**, the reproduction's. To these we add, for the strongest bias, the released order of **two passes**, and the **reversal alone** ($\lambda = 0$). All rows share the network, the length of training, the optimiser and the averaging of weights. Each cell is trained once a seed, and a seed means the same colours and the same order of images in every row.
 
 # %%
-settings = {name: value for name, value in vars(p).items() if name in lntl.SETTINGS}
+settings = {name: value for name, value in vars(p).items() if name in chapter.SETTINGS}
 common = dict(dataset=p.dataset, data_root=str(p.data_root), device=p.device, settings=settings)
 strongest = min(p.color_variances)
 
@@ -158,7 +159,7 @@ strongest = min(p.color_variances)
 def cells(rows, variances):
     """The cases of the experiment: every row with every variance and every seed."""
     return [
-        dict(row=row, color_variance=variance, seed=seed)
+        dict(row=row, color_variance=variance, seed=seed, probe=variance == strongest)
         for row in rows
         for variance in variances
         for seed in p.seeds
@@ -296,7 +297,9 @@ for axes, measure, unit in ((panels[0], "bias_accuracy", 1), (panels[1], "bias_e
         curves = np.array([history[measure] for history in values("history", row)]) / unit
         color = figures.PALETTE[[1, 3, 4, 5, 6][number]]
         axes.plot(np.arange(1, p.epochs + 1), curves.mean(0), color=color, label=lntl.ROWS[row])
-        axes.fill_between(np.arange(1, p.epochs + 1), curves.min(0), curves.max(0), color=color, alpha=0.15, linewidth=0)
+        axes.fill_between(
+            np.arange(1, p.epochs + 1), curves.min(0), curves.max(0), color=color, alpha=0.15, linewidth=0
+        )
 panels[0].set(xlabel="epoch", ylabel="accuracy of h", ylim=(0, None))
 panels[1].set(xlabel="epoch", ylabel="entropy of h's predictions, bits", ylim=(0, 3.1))
 figure = panels[0].figure
@@ -508,15 +511,14 @@ tried.round(3)
 
 # %% tags=["hide-input"]
 large = study.load_record("01_learning_not_to_learn@mnist")
+shown = ("epochs", "batch_size", "side", "width", "optimizer")
+print(", ".join(f"{name} {large['parameters'][name]}" for name in shown), f"seeds {large['seeds']}", sep=", ")
 rows = pd.DataFrame(large["tables"]["Accuracy on unbiased test digits"]).drop(columns="metric")
 rows["method"] = rows["method"].map(lntl.ROWS)
-print(
-    f"{large['parameters']['epochs']} epochs, seeds {large['seeds']}, side {large['parameters']['side']}, width {large['parameters']['width']}"
-)
 rows.rename(columns={"method": "row", "setting": "variance", "value": "ours"}).round(3).fillna("")
 
 # %% tags=["hide-input"]
-pd.DataFrame(large["claims"])[["id", "statement", "verdict", "evidence"]].set_index("id").rename_axis(None)
+pd.DataFrame(large["claims"]).set_index("id").rename_axis(None)
 
 # %% [markdown]
 # ## What the studies left open, and where text and code disagree

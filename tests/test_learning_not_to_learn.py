@@ -10,13 +10,14 @@ from nuisance import published
 from nuisance.data.colored_mnist import color_bins, paint, with_colors
 from nuisance.data.images import Images
 from nuisance.experiments import learning_not_to_learn as lntl
+from nuisance.experiments import learning_not_to_learn_settings as chapter
 from nuisance.files import Checkpoint
 from nuisance.losses import bias_cross_entropy, gradient_reversal, negative_conditional_entropy
 from nuisance.models.colored_mnist import BiasNet
 from nuisance.seeding import deterministic, generator
 from nuisance.training import fit
 
-SMALL = {**lntl.CHOSEN, "width": 4, "epochs": 2, "batch_size": 16, "probe_images": 40, "repaints": 1}
+SMALL = {**chapter.CHOSEN, "width": 4, "epochs": 2, "batch_size": 16, "probe_images": 40, "repaints": 1}
 
 
 @pytest.fixture(autouse=True)

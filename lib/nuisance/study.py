@@ -32,7 +32,7 @@ from IPython import get_ipython
 from IPython.display import display
 
 from nuisance import paths, store
-from nuisance.errors import InputError, ParameterError
+from nuisance.errors import DataError, InputError, ParameterError
 from nuisance.files import replace_file
 from nuisance.limits import Limit, one_of
 from nuisance.metrics.intervals import Condition, Interval, Verdict, joint_verdict
@@ -235,10 +235,20 @@ class Run:
         return self.record_path
 
 
-def load_record(stem: str, scale: str = "reduced") -> dict[str, Any] | None:
-    """A committed record, ``results/<scale>/<stem>.json`` of this repository; None if there is none."""
+def load_record(stem: str, scale: str = "reduced") -> dict[str, Any]:
+    """A committed record of another run, ``results/<scale>/<stem>.json`` of this repository.
+
+    Raises
+    ------
+    DataError
+        If it is not there or cannot be read.
+    """
     path = paths.ROOT / "results" / scale / f"{stem}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        mend = f"bring it back with `git checkout -- results/{scale}/{stem}.json`"
+        raise DataError(f"The record {path} is missing or damaged; {mend}.") from error
 
 
 def row(

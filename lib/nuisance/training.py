@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nuisance.data.images import Images
+from nuisance.errors import ParameterError
 from nuisance.files import Checkpoint
 
 
@@ -63,6 +64,11 @@ def fit(
     Returns
     -------
     The mean over every epoch of what ``update`` returned, by name.
+
+    Raises
+    ------
+    ParameterError
+        If there are fewer images than one batch takes.
     """
     history: dict[str, list[float]] = defaultdict(list)
     first = 0
@@ -73,6 +79,8 @@ def fit(
         first = saved["epochs"]
         history.update(saved["history"])
     steps = len(data) // batch_size
+    if not steps:
+        raise ParameterError(f"batch_size is {batch_size} but there are only {len(data)} training images.")
     method.train()
     for epoch in range(first, epochs):
         order = torch.randperm(len(data), generator=generator).to(data.labels.device)
