@@ -17,3 +17,4 @@ head="# Written by \`make lock\` from pyproject.toml; do not edit."
     grep -E "$cuda" "$frozen" | sed "s/\$/ ; sys_platform == 'linux' and platform_machine == 'x86_64'/"
 } >requirements-cuda.lock
 wc -l requirements.lock requirements-cuda.lock
+"$folder/venv/bin/python" tools/environment.py

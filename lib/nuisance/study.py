@@ -220,7 +220,7 @@ class Run:
             "versions": {"python": platform.python_version()} | _versions(),
             "data": dict(sorted(self._data.items())),
             "device": self.parameters.device,
-            "processor": _processor(),
+            "processor": processor(),
             "instructions": torch.backends.cpu.get_cpu_capability(),
             "cores": store.cores(),
         }
@@ -399,7 +399,8 @@ def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in PROVENANCE_PACKAGES}
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name, as far as the machine tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

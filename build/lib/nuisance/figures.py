@@ -1,0 +1,50 @@
+"""One figure style for the whole book."""
+
+from collections.abc import Iterable
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+PALETTE = sns.color_palette("colorblind")
+WIDTH = 7.2
+"""Width of a full figure in inches: the column of the book's theme."""
+
+
+def use_style() -> None:
+    """Set the book's style; every chapter calls it once, before its first figure."""
+    sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=0.85)
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "savefig.dpi": 110,
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": "medium",
+            "legend.frameon": False,
+            "image.cmap": "gray",
+            "image.interpolation": "nearest",
+            "svg.hashsalt": "nuisance",
+        }
+    )
+
+
+def image_grid(rows: Iterable[Tensor], axes: Axes) -> None:
+    """Draw images as one picture, a row of tiles for every item.
+
+    Parameters
+    ----------
+    rows : bytes or floats in [0, 1], ``[n, c, h, w]`` each, all of one size.
+    """
+    strips = [tiles.permute(2, 0, 3, 1).flatten(1, 2) for tiles in rows]  # [h, n * w, c]
+    axes.imshow(torch.cat(strips).squeeze(-1).numpy())
+    axes.set(xticks=[], yticks=[])
+    sns.despine(ax=axes, left=True, bottom=True)
+
+
+def tile_centers(count: int, side: int) -> list[float]:
+    """Where the tiles of `image_grid` have their middles, in its pixels."""
+    return [side * (i + 0.5) - 0.5 for i in range(count)]

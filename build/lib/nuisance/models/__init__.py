@@ -1,0 +1,1 @@
+"""Networks, one study's family a file."""
