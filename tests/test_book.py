@@ -91,6 +91,13 @@ def test_the_notebook_and_the_committed_record_tell_the_same_numbers(stem):
 
 
 @pytest.mark.parametrize("stem", render.stems())
+def test_pictures_outside_the_chapter_are_the_chapters_own(stem):
+    notebook = nbformat.read(paths.NOTEBOOKS / f"{stem}.ipynb", as_version=4)
+    for name, picture in render.pictures(notebook).items():
+        assert (render.PICTURES / f"{name}.png").read_bytes() == picture
+
+
+@pytest.mark.parametrize("stem", render.stems())
 def test_every_quoted_number_is_recorded(stem):
     record = json.loads((paths.ROOT / "results" / "reduced" / f"{stem}.json").read_text())
     source = (paths.NOTEBOOKS / f"{stem}.py").read_text(encoding="utf-8")

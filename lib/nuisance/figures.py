@@ -1,8 +1,10 @@
 """One figure style for the whole book."""
 
+import math
 from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.axes import Axes
@@ -45,6 +47,12 @@ def image_grid(rows: Iterable[Tensor], axes: Axes) -> None:
     sns.despine(ax=axes, left=True, bottom=True)
 
 
-def tile_centers(count: int, side: int) -> list[float]:
-    """Where the tiles of `image_grid` have their middles, in its pixels."""
-    return [side * (i + 0.5) - 0.5 for i in range(count)]
+def number_table(frame: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+    """A table for the page: numbers with so many digits, and nothing where there is none."""
+
+    def cell(value: object) -> object:
+        if value is None or (isinstance(value, float) and not math.isfinite(value)):
+            return ""
+        return f"{value:.{digits}f}" if isinstance(value, float) else value
+
+    return frame.map(cell)

@@ -10,6 +10,7 @@ leaves its notebook with the traceback in ``_build/failed`` and the committed on
 """
 
 import argparse
+import base64
 import os
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from nuisance.files import replace_file
 PAPERMILL_OPTIONS = ("--kernel", "python3", "--no-progress-bar", "--log-level", "ERROR")
 KEPT_METADATA = ("tags", "mystnb")
 FAILED = paths.ROOT / "_build" / "failed"
+PICTURES = paths.ROOT / "book" / "images"
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,22 @@ def render(stem: str, output: Path) -> Failure | None:
         replace_file(target, nbformat.writes(notebook).encode())
         return Failure(stem, *_failing_cell(notebook), target)
     replace_file(output / f"{stem}.ipynb", (nbformat.writes(_stable(notebook)).rstrip() + "\n").encode())
+    if output == paths.NOTEBOOKS:
+        for name, picture in pictures(notebook).items():
+            replace_file(PICTURES / f"{name}.png", picture)
     return None
+
+
+def pictures(notebook: NotebookNode) -> dict[str, bytes]:
+    """The figures of cells with the tag ``picture``, as PNG by name: pages outside the chapter may show them."""
+    found = {}
+    for cell in notebook.cells:
+        if "picture" in cell.metadata.get("tags", []):
+            drawn = next(
+                output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})
+            )
+            found[cell.metadata.mystnb.figure.name] = base64.b64decode(drawn)
+    return found
 
 
 def _failing_cell(notebook: NotebookNode) -> tuple[str, str]:

@@ -13,11 +13,13 @@ trial never overwrites a published record.
 
 import difflib
 import hashlib
+import inspect
 import json
 import math
 import os
 import platform
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -29,7 +31,7 @@ import joblib
 import torch
 import yaml
 from IPython import get_ipython
-from IPython.display import display
+from IPython.display import Markdown, display
 
 from nuisance import paths, store
 from nuisance.errors import DataError, InputError, ParameterError
@@ -249,6 +251,12 @@ def load_record(stem: str, scale: str = "reduced") -> dict[str, Any]:
     except (OSError, ValueError) as error:
         mend = f"bring it back with `git checkout -- results/{scale}/{stem}.json`"
         raise DataError(f"The record {path} is missing or damaged; {mend}.") from error
+
+
+def source(*functions: Callable[..., Any]) -> Markdown:
+    """The library's own code, to be shown in a chapter: never a copy."""
+    codes = (textwrap.dedent(inspect.getsource(function)).rstrip() for function in functions)
+    return Markdown("```python\n" + "\n\n\n".join(codes) + "\n```")
 
 
 def row(
