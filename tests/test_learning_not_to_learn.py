@@ -17,7 +17,7 @@ from nuisance.models.colored_mnist import BiasNet
 from nuisance.seeding import deterministic, generator
 from nuisance.training import fit
 
-SMALL = {**chapter.CHOSEN, "width": 4, "epochs": 2, "batch_size": 16, "probe_images": 40, "repaints": 1}
+SMALL = {**chapter.CHOSEN, "width": 4, "epochs": 2, "batch_size": 16, "probe_images": 100, "repaints": 1}
 
 
 @pytest.fixture(autouse=True)

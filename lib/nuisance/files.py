@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import pickle
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,10 +30,23 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def write_checked(path: Path, value: Any) -> None:
-    """Write tensors, numbers and containers of them behind their own SHA-256."""
+    """Write tensors, numbers and containers of them behind their own SHA-256.
+
+    Raises
+    ------
+    TypeError
+        If the value holds anything else, such as NumPy arrays, which would not be read back.
+    """
     buffer = io.BytesIO()
     torch.save(value, buffer)
     payload = buffer.getvalue()
+    try:
+        torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise TypeError(
+            "Only tensors, numbers, texts and lists and dicts of them can be kept; "
+            "turn NumPy values into these with .tolist() or torch.from_numpy()."
+        ) from error
     replace_file(path, hashlib.sha256(payload).digest() + payload)
 
 

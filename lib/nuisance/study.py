@@ -151,7 +151,12 @@ class Run:
         finished = {i: part for i, key in enumerate(keys) if (part := store.find(key)) is not None}
         progress.show(len(finished), f"{len(finished)} found in the store")
         missing = [i for i in range(len(cases)) if i not in finished]
-        varying = [name for name in cases[0] if len({str(case[name])[:200] for case in cases}) > 1]
+        scalar = (str, int, float, bool)
+        varying = [
+            name
+            for name, value in (cases[0] if cases else {}).items()
+            if isinstance(value, scalar) and any(case[name] != value for case in cases)
+        ]
         workers = min(store.cores(), len(missing)) if device == "cpu" else 1
         if missing:
             jobs = (joblib.delayed(_indexed)(i, function, cases[i], keys[i]) for i in missing)

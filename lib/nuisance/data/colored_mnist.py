@@ -72,8 +72,11 @@ def load_digits(dataset: str, root: Path) -> dict[str, Images]:
 
 def _official_mnist(root: Path, split: str) -> tuple[Tensor, Tensor]:
     images, labels = (torch.from_numpy(read_idx(path).copy()) for path in _mnist_files(root, split))
-    if len(images) != len(labels):
-        raise DataError(f"{root}/MNIST/raw has {len(images)} {split} images but {len(labels)} labels.")
+    if images.shape != (len(labels), 28, 28) or labels.max() > 9:
+        raise DataError(
+            f"The {split} files in {root}/MNIST/raw are not MNIST's: images {list(images.shape)}, labels "
+            f"{list(labels.shape)} up to {labels.max()}; delete them to have them downloaded again."
+        )
     return images.unsqueeze(1), labels.long()
 
 
@@ -104,7 +107,7 @@ def _download_mnist(root: Path) -> None:
 def fingerprint(dataset: str, root: Path) -> dict[str, str]:
     """SHA-256 of the files that `load_digits` reads, by name."""
     if dataset == "mnist10k":
-        return {"mnist10k.npz": checksums()["mnist10k.npz"]}
+        return {name: digest for name, digest in checksums().items() if name == "mnist10k.npz"}
     files = [path for split in ("train", "t10k") for path in _mnist_files(root, split)]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 

@@ -21,9 +21,20 @@ Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def checksums(folder: Path | None = None) -> dict[str, str]:
-    """SHA-256 of every embedded file by its name, as ``data/SHA256SUMS`` states them."""
-    lines = ((folder or paths.DATA) / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    return {name: digest for digest, name in (line.split() for line in lines)}
+    """SHA-256 of every embedded file by its name, as ``data/SHA256SUMS`` states them.
+
+    Raises
+    ------
+    DataError
+        If that file is missing or malformed.
+    """
+    path = (folder or paths.DATA) / "SHA256SUMS"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return {name: digest for digest, name in (line.split() for line in lines)}
+    except (OSError, ValueError) as error:
+        mend = "bring it back with `git checkout -- data/SHA256SUMS`"
+        raise DataError(f"{path} is missing or damaged; {mend}.") from error
 
 
 def load_embedded(name: str, folder: Path | None = None) -> dict[str, Images]:

@@ -1,6 +1,7 @@
 """IDX, the file format of MNIST and its successors (LeCun's page: magic, sizes, bytes)."""
 
 import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def read_idx(path: str | Path) -> np.ndarray:
     mend = "delete it and fetch it again"
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, OSError, ValueError) as error:
+    except (EOFError, OSError, ValueError, zlib.error) as error:
         raise DataError(f"{path} cannot be unpacked ({error}); {mend}.") from error
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise DataError(f"{path} is not an IDX file of unsigned bytes; {mend}.")

@@ -17,12 +17,13 @@ from nuisance.data.colored_mnist import (
 )
 from nuisance.data.images import Images
 from nuisance.files import Checkpoint
+from nuisance.losses import IGNORED
 from nuisance.methods.bias_game import BiasGame
 from nuisance.methods.blind_eye import BlindEye
 from nuisance.methods.erm import Classifier, Schedule, State
 from nuisance.methods.mutual_information import Ramp, UnlearnBias, UnlearnBiasTwoPass
 from nuisance.metrics.probes import ProbeResult, fresh_probe, judge
-from nuisance.models.colored_mnist import BiasNet, LabelNet
+from nuisance.models.colored_mnist import BINS, BiasNet, LabelNet
 from nuisance.seeding import generator
 from nuisance.training import fit
 
@@ -68,8 +69,10 @@ def experiment(
     Shares between 0 and 1 unless said otherwise: ``accuracy`` and ``validation_accuracy`` on unbiased digits;
     ``biased_accuracy`` on test digits that are coloured as in training; ``confusion`` [10, 10], counts of
     (digit, prediction) on unbiased test digits; ``history`` by epoch; ``weights`` of f and g. From the fresh
-    probes: ``color_accuracy`` and ``color_bits`` of the image probe; ``position_accuracy`` and ``position_bits`` of
-    the position probe, and ``bias_net_accuracy`` of the game's own h on the same images (None without one).
+    probes: ``color_accuracy`` and ``color_bits`` of the image probe, and ``color_share`` of the variance of the
+    features that the mean colour explains; ``position_accuracy`` and ``position_bits`` of the position probe,
+    ``position_chance``, the accuracy of always naming the most frequent bin, and ``bias_net_accuracy`` of the
+    game's own h on the same images (None without one), with the last weights of f, not their running mean.
     """
     splits = _load(dataset, data_root, device, settings)
     painting: Paint = settings["painting"]
@@ -105,8 +108,10 @@ def experiment(
     biased = paint(biased_digits, painting)
     probes: dict[str, float | None] = {}
     if probe:
-        image = _probe_colors(method, splits, color_variance, seed, settings)[-1]
+        parts = _color_features(method, splits, color_variance, seed, settings)
+        image = _probe_colors(parts, seed, settings)[-1]
         probes = {"color_accuracy": image.accuracy, "color_bits": image.bits}
+        probes["color_share"] = _explained_share(*parts[1])
         probes |= _probe_positions(method, paint(train, painting), biased, seed, settings)
     return {
         "accuracy": _share(answers == labels),
@@ -171,16 +176,36 @@ def color_probe_curve(
     method.load_net_state(weights)
     method.to(device).eval()
     splits = _load(dataset, data_root, device, settings)
-    found = _probe_colors(
-        method, splits, color_variance, seed, settings, epochs=epochs, normalised=normalised
-    )
+    parts = _color_features(method, splits, color_variance, seed, settings)
+    found = _probe_colors(parts, seed, settings, epochs=epochs, normalised=normalised)
     return [result.bits for result in found]
 
 
-def _probe_colors(
+Features = tuple[Tensor, Tensor]
+
+
+def _color_features(
     method: Classifier,
     splits: dict[str, Images],
     color_variance: float,
+    seed: int,
+    settings: dict[str, Any],
+) -> tuple[Features, Features]:
+    """Frozen features of unbiased digits with the mean colour that each has, to train a probe and to judge it."""
+    parts = []
+    for number, split in enumerate(("train", "test")):
+        digits = splits[split][slice(0, settings["probe_images"])]
+        stream = generator(seed, _PROBE, number)
+        which = torch.randint(0, 10, (len(digits),), generator=stream)
+        colors = draw_colors(which, color_variance, biased=True, generator=stream)
+        colored = digits.with_attributes(color=colors.to(digits.labels.device))
+        features = _in_parts(method.extract, paint(colored, settings["painting"]))
+        parts.append((features, which.to(features.device)))
+    return parts[0], parts[1]
+
+
+def _probe_colors(
+    parts: tuple[Features, Features],
     seed: int,
     settings: dict[str, Any],
     *,
@@ -192,20 +217,12 @@ def _probe_colors(
     It sees the whole image, as g does; the digit is no help to it, because colours and digits are independent.
     A batch norm comes first: what an adversary has made small, but not removed, is as plain to it as ever.
     """
-    parts = []
-    for number, split in enumerate(("train", "test")):
-        digits = splits[split][slice(0, settings["probe_images"])]
-        stream = generator(seed, _PROBE, number)
-        which = torch.randint(0, 10, (len(digits),), generator=stream)
-        colors = draw_colors(which, color_variance, biased=True, generator=stream)
-        painted = paint(digits.with_attributes(color=colors.to(digits.labels.device)), settings["painting"])
-        parts.append((_in_parts(method.extract, painted), which.to(painted.device)))
     torch.manual_seed(seed)
     probe: nn.Module = LabelNet(settings["width"])
     if normalised:
         probe = nn.Sequential(nn.BatchNorm2d(settings["width"]), probe)
     return fresh_probe(
-        probe.to(painted.device),
+        probe.to(parts[0][0].device),
         *parts,
         epochs=epochs,
         learning_rate=1e-2,
@@ -218,13 +235,14 @@ def _probe_positions(
     method: Classifier, train: Tensor, held_out: Tensor, seed: int, settings: dict[str, Any]
 ) -> dict[str, float | None]:
     """The position probe: a fresh h, normalised first, for h's own task on biased images; and h itself there."""
-    train = train[: settings["probe_images"] // 4]  # every image has hundreds of positions
+    train = train[: max(1, settings["probe_images"] // 4)]  # every image has many positions
     features, bins = _in_parts(method.extract, held_out), color_bins(held_out)
+    train_bins = color_bins(train)
     torch.manual_seed(seed)
     width = settings["width"]
     found = fresh_probe(
         nn.Sequential(nn.BatchNorm2d(width), BiasNet(width)).to(features.device),
-        (_in_parts(method.extract, train), color_bins(train)),
+        (_in_parts(method.extract, train), train_bins),
         (features, bins),
         epochs=4,
         learning_rate=1e-2,
@@ -233,8 +251,11 @@ def _probe_positions(
     )
     own = None
     if isinstance(method, BiasGame):
-        own = judge(_in_parts(method.bias, features), bins).accuracy
+        own = judge(_in_parts(method.bias, _in_parts(method.extract_last, held_out)), bins).accuracy
+    frequencies = torch.stack([_frequencies(train_bins[:, channel]) for channel in range(3)], 1)  # [8, 3]
+    blind = frequencies.log()[None, :, :, None, None].expand(len(bins), -1, -1, *bins.shape[2:])
     return {
+        "position_chance": judge(blind, bins).accuracy,
         "position_accuracy": found[-1].accuracy,
         "position_bits": found[-1].bits,
         "bias_net_accuracy": own,
@@ -246,6 +267,20 @@ def _load(dataset: str, data_root: str, device: str, settings: dict[str, Any]) -
     if settings["side"] == 14:
         splits = {name: halve(digits) for name, digits in splits.items()}
     return {name: digits.to(device) for name, digits in splits.items()}
+
+
+def _frequencies(bins: Tensor) -> Tensor:
+    """Frequencies of the bins of one channel, ``[8]``, none of them quite zero."""
+    counts = torch.bincount(bins[bins != IGNORED], minlength=BINS).float() + 1e-3
+    return counts / counts.sum()
+
+
+def _explained_share(features: Tensor, which: Tensor) -> float:
+    """Share of the variance of the features' means over positions that ten groups explain, between 0 and 1."""
+    means = features.mean((2, 3))  # [n, width]
+    groups = torch.stack([means[which == group].mean(0) for group in range(10)])
+    between = (groups[which] - means.mean(0)).square().sum()
+    return (between / (means - means.mean(0)).square().sum().clamp(min=1e-12)).item()
 
 
 @torch.no_grad()

@@ -81,18 +81,17 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
 """The chapter's parameters by scale and data set, see `nuisance.study.start`."""
 
 LIMITS: dict[str, Limit] = {
-    **dict.fromkeys(
-        ("color_variances", "width", "epochs", "batch_size", "repaints", "probe_images"), above(0)
-    ),
+    **dict.fromkeys(("color_variances", "width", "epochs", "batch_size", "repaints"), above(0)),
     **dict.fromkeys(("learning_rate", "game_learning_rate", "bias_learning_rate"), above(0)),
     **dict.fromkeys(("bias_momentum", "weight_average"), between(0, 1)),
     **dict.fromkeys(
         ("decay_every", "gradient_clip", "entropy_weight", "reversal_strength", "confusion_weight"),
         at_least(0),
     ),
+    "probe_images": at_least(100),
     "side": one_of(14, 28),
     "painting": one_of("flat", "multiply"),
     "optimizer": one_of("sgd", "adam"),
-    "ramp": one_of("epoch", "progress"),
+    "ramp": one_of("epoch", "progress", "none"),
 }
 """What those parameters may be."""

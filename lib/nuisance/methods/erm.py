@@ -83,6 +83,10 @@ class Classifier(Method):
         """f: bytes ``[b, 3, h, w]`` -> features ``[b, width, h/2, w/2]``."""
         return self._used()["features"](self._scale(pixels))
 
+    def extract_last(self, pixels: Tensor) -> Tensor:
+        """As `extract`, by the last weights instead of their running mean: the f that h played against."""
+        return self.net["features"](self._scale(pixels))
+
     def predict(self, pixels: Tensor) -> Tensor:
         """g(f(x)): bytes ``[b, 3, h, w]`` -> logits ``[b, 10]``."""
         return self._used()["labels"](self.extract(pixels))

@@ -1,1 +1,0 @@
-"""Data sets as tensors on the device: images, labels, attributes."""

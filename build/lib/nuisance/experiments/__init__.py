@@ -1,1 +1,0 @@
-"""What a chapter runs for one cell of its tables, one file a chapter."""

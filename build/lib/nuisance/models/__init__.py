@@ -1,1 +1,0 @@
-"""Networks, one study's family a file."""
