@@ -2,12 +2,13 @@
 # TORCH=cpu   installs PyTorch without CUDA, where the machine has no GPU: make book TORCH=cpu
 
 PYTHON ?= python3.11
-TORCH ?= default
 VENV := .venv
+# What was installed stays: after `make book TORCH=cpu`, `make test` does not fetch CUDA.
+TORCH ?= $(if $(wildcard $(VENV)/installed-cpu),cpu,default)
 BIN := $(VENV)/bin
-# Two runs of make in one checkout must not install into one environment at once. flock belongs to every
+# Two runs of make in one checkout take turns at installing and at testing. flock belongs to every
 # Debian; where it is missing (macOS), do not start two at once.
-LOCKED := $(if $(shell command -v flock),flock .venv.lock)
+LOCKED = $(if $(shell command -v flock),flock $(1))
 STAMP := $(VENV)/installed-$(TORCH)
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
@@ -23,7 +24,7 @@ help:
 
 # The stamp is newer than the files that decide what is installed, so a second run installs nothing.
 $(STAMP): requirements.lock requirements-cuda.lock pyproject.toml
-	@$(LOCKED) sh tools/install.sh $(PYTHON) $(VENV) $(TORCH)
+	@$(call LOCKED,.venv.lock) sh tools/install.sh $(PYTHON) $(VENV) $(TORCH)
 
 notebooks: $(STAMP)
 	$(BIN)/python -m nuisance.render
@@ -35,7 +36,8 @@ book: notebooks
 	$(BIN)/python -m nuisance.publish
 
 test: $(STAMP)
-	VENV=$(VENV) sh tools/test.sh
+	@mkdir -p _build
+	VENV=$(VENV) $(call LOCKED,_build/test.lock) sh tools/test.sh
 
 lock:
 	sh tools/lock.sh $(PYTHON)

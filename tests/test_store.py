@@ -1,5 +1,6 @@
 """The store: what determines a key, and what a kill or damage may not do."""
 
+import gzip
 import os
 import signal
 import subprocess
@@ -7,7 +8,9 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -86,6 +89,18 @@ def test_a_notebooks_function_is_keyed_by_all_that_it_names():
     assert digest != store.code_digest(notebook_function(source, shift=2)["f"])
     other = source.replace("x + shift", "x - shift")
     assert digest != store.code_digest(notebook_function(other, shift=1)["f"])
+
+
+def test_a_function_that_uses_what_cannot_be_keyed_is_refused():
+    source = "def f(x):\n    return x + settings.shift\n"
+    with pytest.raises(TypeError, match="uses the variable 'settings', a SimpleNamespace"):
+        store.code_digest(notebook_function(source, settings=SimpleNamespace(shift=1))["f"])
+
+
+def test_a_part_that_cannot_be_read_back_is_refused_when_it_is_written(tmp_path):
+    with pytest.raises(TypeError, match=r"\.tolist\(\)"):
+        write_checked(tmp_path / "x", {"mean": np.float64(0.5)})
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_function_that_closes_over_variables_is_refused():
@@ -192,16 +207,22 @@ def test_a_checked_file_holds_what_was_written(tmp_path):
     assert read_checked(tmp_path / "absent") is None
 
 
+def flipped(raw):
+    """The same bytes with one of them damaged, in the middle of the compressed stream."""
+    return raw[:20] + bytes([raw[20] ^ 255]) + raw[21:]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"\x00\x00\x08\x01\x00\x00\x00\x05abc", "holds 3 values"),
         (b"\x1f\x8b not idx", "not an IDX file"),
         (b"", "not an IDX file"),
+        (flipped(gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 90]) + bytes(range(90)))), "cannot be unpacked"),
     ],
 )
 def test_a_damaged_idx_file_is_named(tmp_path, content, words):
-    path = tmp_path / "labels"
+    path = tmp_path / ("labels.gz" if content[:3] == b"\x1f\x8b\x08" else "labels")
     path.write_bytes(content)
     with pytest.raises(DataError, match=words):
         read_idx(path)

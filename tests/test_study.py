@@ -1,14 +1,17 @@
 """The run of a chapter: parameters, parts, records, verdicts."""
 
+import ast
+import difflib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from nuisance import paths, store, study
+from nuisance import paths, render, store, study
 from nuisance.errors import InputError, ParameterError
 from nuisance.limits import above, one_of
 from nuisance.metrics.intervals import Condition, Interval, joint_verdict, mean_interval
@@ -64,6 +67,7 @@ def test_none_means_as_the_scale_says():
         ({"device": "cuda:99"}, "device 'cuda:99' is not here"),
         ({"device": "gpu"}, "device 'gpu' is not here"),
         ({"device": 3.5}, "device 3.5 is not here"),
+        ({"device": "meta"}, "device 'meta' is not here"),
         ({"data_root": 5}, "must be a text"),
     ],
 )
@@ -90,6 +94,28 @@ def test_a_second_start_in_one_session_minds_only_slips_of_the_pen():
     start(table=[1, 2])
     with pytest.raises(ParameterError, match="Did you mean 'seeds'"):
         start(sedes=[1])
+
+
+@pytest.mark.parametrize("stem", render.stems())
+def test_no_variable_of_a_chapter_looks_like_a_slip_of_a_parameter(stem):
+    """Else running the first cells a second time in one session would be refused."""
+    source = (paths.NOTEBOOKS / f"{stem}.py").read_text(encoding="utf-8")
+    cells = re.split(r"(?m)^# %%", source)
+    parameters = re.findall(r"(?m)^(\w+):", next(cell for cell in cells if 'tags=["parameters"]' in cell))
+    stored = {
+        node.id
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    for name in stored - set(parameters):
+        assert not difflib.get_close_matches(name, parameters, n=1, cutoff=study.SLIP), name
+
+
+def test_an_edit_of_the_library_during_a_run_is_noticed(monkeypatch):
+    digests = iter(["before", "before", "after"])
+    monkeypatch.setattr(store, "code_digest", lambda function: next(digests, "after"))
+    with pytest.raises(InputError, match="edited while this run"):
+        start().parts(square, [{"x": 5, "seed": 0}])
 
 
 @pytest.mark.parametrize("variable", ["NUISANCE_RESULTS", "NUISANCE_STORE"])

@@ -22,7 +22,9 @@ def main() -> None:
     wanted = project["dependencies"] + project["optional-dependencies"]["book"]
     lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     pins = dict(line.lower().replace("_", "-").split("==") for line in lines if "==" in line)
-    names = sorted(re.split(r"[<>=\[; ]", requirement, maxsplit=1)[0].lower() for requirement in wanted)
+    names = sorted(
+        re.split(r"[<>=\[; ]", requirement, maxsplit=1)[0].lower().replace("_", "-") for requirement in wanted
+    )
     body = "".join(f"      - {name}=={pins[name]}\n" for name in names)
     (ROOT / "environment.yml").write_text(f"{HEAD}{body}      - --editable .\n", encoding="utf-8")
 

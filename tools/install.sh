@@ -14,7 +14,11 @@ command -v "$python" >/dev/null || {
 }
 echo "Installing the environment into $venv (PyTorch: $torch). This happens once."
 rm -f "$venv"/installed-*
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+# An interrupted or failed `venv` leaves a Python without pip behind.
+"$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$venv" || {
+    echo "$python cannot make an environment; on Debian: apt install python3.11-venv" >&2
+    exit 1
+}
 if [ "$torch" = cpu ]; then
     # uv knows where PyTorch keeps its builds without CUDA; the same versions, without the CUDA lock file.
     "$venv/bin/python" -m pip install --quiet uv

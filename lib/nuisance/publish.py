@@ -23,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output.mkdir(parents=True, exist_ok=True)
     # --all: an incremental build would leave old numbers on pages that quote a chapter that has changed.
     command = [sys.executable, "-m", "jupyter_book", "build", str(paths.ROOT), "--path-output", str(output)]
-    with FileLock(output / ".publish.lock"):
+    (output / "_build").mkdir(exist_ok=True)
+    with FileLock(output / "_build" / "publish.lock"):
         status = subprocess.run([*command, "--all", "-W", "-n", "--keep-going"], check=False).returncode
     page = output / "_build" / "html" / "index.html"
     if status == 0:
@@ -34,4 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("Interrupted; the book may be incomplete. Run the same command again.", file=sys.stderr)
+        sys.exit(130)

@@ -108,14 +108,14 @@ def render(stem: str, output: Path) -> Failure | None:
         finally:
             finished.set()
             follower.join()
+        last = (process.stderr.strip().splitlines() or ["papermill said nothing"])[-1]
         if not executed.is_file():
-            reason = (process.stderr.strip().splitlines() or ["papermill wrote nothing"])[-1]
-            return Failure(stem, "papermill itself", reason, paths.NOTEBOOKS / f"{stem}.py")
+            return Failure(stem, "papermill itself", last, paths.NOTEBOOKS / f"{stem}.py")
         notebook = nbformat.read(executed, as_version=4)
     if process.returncode != 0:
         target = FAILED / f"{stem}.ipynb"
         replace_file(target, nbformat.writes(notebook).encode())
-        return Failure(stem, *_failing_cell(notebook), target)
+        return Failure(stem, *(_failing_cell(notebook) or ("papermill itself", last)), target)
     replace_file(output / f"{stem}.ipynb", (nbformat.writes(_stable(notebook)).rstrip() + "\n").encode())
     if output == paths.NOTEBOOKS:
         for name, picture in pictures(notebook).items():
@@ -135,7 +135,7 @@ def pictures(notebook: NotebookNode) -> dict[str, bytes]:
     return found
 
 
-def _failing_cell(notebook: NotebookNode) -> tuple[str, str]:
+def _failing_cell(notebook: NotebookNode) -> tuple[str, str] | None:
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in code:
         for output in cell.outputs:
@@ -143,7 +143,7 @@ def _failing_cell(notebook: NotebookNode) -> tuple[str, str]:
                 first = next((line for line in cell.source.splitlines() if line.strip()), "")
                 where = f"code cell [{cell.execution_count}] (`{first.strip()}`)"
                 return where, f"{output.ename}: {output.evalue}"
-    return "an unknown cell", "papermill stopped without an error in any cell."
+    return None
 
 
 def _follow(stem: str, log: Path, finished: threading.Event) -> None:
@@ -172,14 +172,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = given.stems or stems()
     print(f"Executing {len(chosen)} chapter(s) with papermill; finished parts are kept in {paths.store()}.")
     failures = []
-    with ThreadPoolExecutor(max_workers=store.cores()) as pool:
-        started = time.perf_counter()
+    started = time.perf_counter()
+    pool = ThreadPoolExecutor(max_workers=store.cores())
+    try:
         tasks = {pool.submit(render, stem, given.output.absolute()): stem for stem in chosen}
         for task in as_completed(tasks):
             failure = task.result()
             seconds = time.perf_counter() - started
             print(failure or f"{tasks[task]}: rendered after {seconds:.0f} s", flush=True)
             failures += [failure] if failure else []
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C no further chapter is begun
     return 1 if failures else 0
 
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,13 @@ def code_digest(function: Callable[..., Any]) -> str:
 
     For a function of the library: its module and all modules of the library that this imports,
     directly or not. For one that was written in a notebook: its source, and so on through
-    every function, library module and plain value that it names.
+    every function, module and plain value that it names. For one of another package: the package's
+    version, or, where it has none, the source of its module.
+
+    Raises
+    ------
+    TypeError
+        If a notebook's function uses what cannot be told apart, such as an object or a local variable.
     """
     pieces: dict[str, str] = {}
     _collect(function, pieces)
@@ -156,6 +163,10 @@ def _collect(thing: Any, pieces: dict[str, str]) -> None:
     if isinstance(module, str) and module.partition(".")[0] == PACKAGE:
         for name in _reachable(module):
             pieces[name] = _module_source(name)
+    elif isinstance(module, str) and module not in ("", "__main__", "builtins"):
+        pieces[module] = _version_or_source(module)
+    elif isinstance(thing, type) and module == "__main__":
+        raise TypeError(f"the class {thing.__qualname__} is the notebook's own; put it into a module")
     elif isinstance(thing, types.FunctionType) and module == "__main__":
         name = f"__main__.{thing.__qualname__}"
         if name in pieces:
@@ -168,8 +179,22 @@ def _collect(thing: Any, pieces: dict[str, str]) -> None:
                 value = thing.__globals__[used]
                 if isinstance(value, PLAIN):
                     pieces[f"__main__.{used}"] = repr(value)
-                else:
+                elif isinstance(value, types.ModuleType | types.FunctionType | type):
                     _collect(value, pieces)
+                elif getattr(type(value), "__module__", "").partition(".")[0] != "builtins":
+                    kind = type(value).__name__
+                    raise TypeError(
+                        f"{thing.__qualname__} uses the variable {used!r}, a {kind}, which cannot be part of "
+                        "its key; pass what it needs as arguments."
+                    )
+
+
+def _version_or_source(module: str) -> str:
+    """What tells apart the states of somebody else's module: its package's version, else its own source."""
+    try:
+        return metadata.version(module.partition(".")[0])
+    except metadata.PackageNotFoundError:
+        return inspect.getsource(sys.modules[module])
 
 
 def _names(code: types.CodeType) -> set[str]:

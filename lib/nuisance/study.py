@@ -40,6 +40,9 @@ from nuisance.limits import Limit, one_of
 from nuisance.metrics.intervals import Condition, Interval, Verdict, joint_verdict
 from nuisance.seeding import deterministic
 
+SLIP = 0.75
+"""How like a parameter's name another must be to be taken for a slip of the pen (see difflib)."""
+
 COMMON = ("scale", "dataset", "seeds", "device", "data_root")
 PROVENANCE_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "matplotlib", "nuisance")
 
@@ -159,7 +162,8 @@ class Run:
         ]
         workers = min(store.cores(), len(missing)) if device == "cpu" else 1
         if missing:
-            jobs = (joblib.delayed(_indexed)(i, function, cases[i], keys[i]) for i in missing)
+            code = store.code_digest(function)
+            jobs = (joblib.delayed(_indexed)(i, function, cases[i], keys[i], code) for i in missing)
             with joblib.Parallel(n_jobs=workers, return_as="generator_unordered") as parallel:
                 for i, part in parallel(jobs):
                     finished[i] = part
@@ -273,9 +277,11 @@ def row(
 
 
 def _indexed(
-    index: int, function: Callable[..., Any], case: Mapping[str, Any], key: str
+    index: int, function: Callable[..., Any], case: Mapping[str, Any], key: str, code: str
 ) -> tuple[int, store.Part]:
     deterministic()  # in the worker: a process of its own, with settings of its own
+    if function.__module__ != "__main__" and store.code_digest(function) != code:
+        raise InputError("The library was edited while this run was under way; run the chapter again.")
     return index, store.compute(function, case, key)
 
 
@@ -290,7 +296,7 @@ def _refuse_unknown(stem: str, namespace: Mapping[str, Any], known: Sequence[str
             continue
         # When the notebook is run a second time in one session its own variables stand in the
         # namespace too; then only what looks like a slip of the pen is refused.
-        if stem in _started and not difflib.get_close_matches(name, known, n=1, cutoff=0.75):
+        if stem in _started and not difflib.get_close_matches(name, known, n=1, cutoff=SLIP):
             continue
         raise ParameterError(
             f"There is no parameter {name!r}.{_nearest(name, known)} There are {', '.join(known)}."
@@ -340,6 +346,8 @@ def _check_device(given: Any) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(given)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("nothing can be computed there")
         torch.empty(0, device=device)
     except (AssertionError, RuntimeError, TypeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
