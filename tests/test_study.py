@@ -1,12 +1,12 @@
 """The run of a chapter: parameters, parts, records, verdicts."""
 
-import ast
 import difflib
 import json
 import math
 import os
 import re
 import subprocess
+import symtable
 import sys
 
 import pytest
@@ -102,11 +102,9 @@ def test_no_variable_of_a_chapter_looks_like_a_slip_of_a_parameter(stem):
     source = (paths.NOTEBOOKS / f"{stem}.py").read_text(encoding="utf-8")
     cells = re.split(r"(?m)^# %%", source)
     parameters = re.findall(r"(?m)^(\w+):", next(cell for cell in cells if 'tags=["parameters"]' in cell))
-    stored = {
-        node.id
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
+    top = symtable.symtable(source, stem, "exec")
+    stored = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned()}
+    assert stored > set(parameters)
     for name in stored - set(parameters):
         assert not difflib.get_close_matches(name, parameters, n=1, cutoff=study.SLIP), name
 
