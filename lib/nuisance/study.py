@@ -20,8 +20,10 @@ import os
 import platform
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -163,7 +165,8 @@ class Run:
         workers = min(store.cores(), len(missing)) if device == "cpu" else 1
         if missing:
             code = store.code_digest(function)
-            jobs = (joblib.delayed(_indexed)(i, function, cases[i], keys[i], code) for i in missing)
+            fixed = (code, os.getpid())
+            jobs = (joblib.delayed(_indexed)(i, function, cases[i], keys[i], *fixed) for i in missing)
             with joblib.Parallel(n_jobs=workers, return_as="generator_unordered") as parallel:
                 for i, part in parallel(jobs):
                     finished[i] = part
@@ -277,12 +280,27 @@ def row(
 
 
 def _indexed(
-    index: int, function: Callable[..., Any], case: Mapping[str, Any], key: str, code: str
+    index: int, function: Callable[..., Any], case: Mapping[str, Any], key: str, code: str, parent: int
 ) -> tuple[int, store.Part]:
+    _end_with(parent)
     deterministic()  # in the worker: a process of its own, with settings of its own
     if function.__module__ != "__main__" and store.code_digest(function) != code:
         raise InputError("The library was edited while this run was under way; run the chapter again.")
     return index, store.compute(function, case, key)
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """End this worker as soon as the process that started it has ended: a killed run leaves nothing computing."""
+    if parent == os.getpid():  # no worker: one process computes its parts itself
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _refuse_unknown(stem: str, namespace: Mapping[str, Any], known: Sequence[str]) -> None:
