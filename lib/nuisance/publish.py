@@ -22,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = parser.parse_args(arguments).output.absolute()
     output.mkdir(parents=True, exist_ok=True)
     # --all: an incremental build would leave old numbers on pages that quote a chapter that has changed.
-    command = [sys.executable, "-m", "jupyter_book", "build", str(paths.ROOT), "--path-output", str(output)]
+    builder = Path(sys.executable).with_name("jupyter-book")  # it cannot be run with -m
+    command = [builder, "build", paths.ROOT, "--path-output", output]
     (output / "_build").mkdir(exist_ok=True)
     with FileLock(output / "_build" / "publish.lock"):
         status = subprocess.run([*command, "--all", "-W", "-n", "--keep-going"], check=False).returncode
