@@ -511,7 +511,7 @@ won = Condition(
 )
 run.claim(
     "C3.2",
-    f"At variance {strongest}, unlearning beats the baseline by at least {least:.0%}.",
+    f"At variance {strongest}, unlearning beats the baseline by {100 * least:.0f} points.",
     [won],
 )
 won = Condition(
