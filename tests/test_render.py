@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import nbformat
+import papermill
 import pytest
 
 from nuisance import paths, render
@@ -105,3 +106,12 @@ def test_a_misspelt_parameter_stops_plain_papermill_with_one_sentence(tmp_path):
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ParameterError: There is no parameter 'color_varianecs'.")
     assert "Did you mean 'color_variances'?" in last
+
+
+@pytest.mark.parametrize("stem", render.stems())
+def test_papermill_shows_every_parameter_with_its_type_and_its_meaning(stem):
+    shown = papermill.inspect_notebook(paths.NOTEBOOKS / f"{stem}.ipynb")
+    assert {"scale", "dataset", "seeds", "device", "data_root"} <= set(shown)
+    for name, parameter in shown.items():
+        assert parameter["inferred_type_name"] in ("str", "list", "int", "float", "bool"), name
+        assert parameter["help"], name

@@ -11,6 +11,7 @@ leaves its notebook with the traceback in ``_build/failed`` and the committed on
 
 import argparse
 import base64
+import json
 import os
 import subprocess
 import sys
@@ -67,7 +68,10 @@ def same_source(one: NotebookNode, other: NotebookNode) -> bool:
     """Whether two notebooks have the same cells, whatever their outputs."""
 
     def cells(notebook: NotebookNode) -> list[tuple[str, str, str]]:
-        return [(cell.cell_type, cell.source, str(sorted(cell.metadata.items()))) for cell in notebook.cells]
+        return [
+            (cell.cell_type, cell.source, json.dumps(cell.metadata, sort_keys=True))
+            for cell in notebook.cells
+        ]
 
     return cells(one) == cells(other)
 
