@@ -331,25 +331,10 @@ for axes, measure, unit in (
     (panels[0], "bias_accuracy", 1),
     (panels[1], "bias_entropy", np.log(2)),
 ):
-    for number, row in enumerate(players):
-        curves = (
-            np.array([history[measure] for history in values("history", row)]) / unit
-        )
-        color = figures.PALETTE[[1, 3, 4, 5, 6][number]]
-        axes.plot(
-            np.arange(1, p.epochs + 1),
-            curves.mean(0),
-            color=color,
-            label=lntl.ROWS[row],
-        )
-        axes.fill_between(
-            np.arange(1, p.epochs + 1),
-            curves.min(0),
-            curves.max(0),
-            color=color,
-            alpha=0.15,
-            linewidth=0,
-        )
+    for row, color in zip(players, (1, 3, 4, 5, 6), strict=True):
+        runs = [history[measure] for history in values("history", row)]
+        look = dict(color=figures.PALETTE[color], label=lntl.ROWS[row])
+        figures.mean_and_range(axes, np.array(runs) / unit, **look)
 panels[0].axhline(
     over_seeds("position_chance", "baseline").value,
     color="black",
@@ -458,11 +443,10 @@ for row, number, of_row in zip(
     for kind, line, bits in zip(
         ("batch norm first", "plain"), ("-", "--"), of_row, strict=True
     ):
-        color = figures.PALETTE[number]
-        axes.plot(range(1, 13), bits.mean(0), line, color=color, label=f"{row}; {kind}")
-        axes.fill_between(
-            range(1, 13), bits.min(0), bits.max(0), color=color, alpha=0.15, linewidth=0
+        look = dict(
+            color=figures.PALETTE[number], linestyle=line, label=f"{row}; {kind}"
         )
+        figures.mean_and_range(axes, bits, **look)
 axes.set(
     xlabel="epochs of the probe",
     ylabel="image probe, bits",
@@ -509,7 +493,11 @@ won = Condition(
     difference("accuracy", "unlearn", "baseline"),
     at_least=least,
 )
-run.claim("C3.2-fixed", "The same with the fixed strength of the paper's row.", [won])
+_ = run.claim(
+    "C3.2-fixed", "The same with the fixed strength of the paper's row.", [won]
+)
+
+# %%
 order = [
     Condition(
         f"{one} - {two} at {variance}",
@@ -557,9 +545,11 @@ less = [
         ("position", "position_accuracy"),
     )
 ]
-run.claim(
+_ = run.claim(
     "C3.6", "A fresh colour probe on frozen features does worse after unlearning.", less
 )
+
+# %%
 alone_gain, full_gain = (
     np.subtract(values("accuracy", row), values("accuracy", "baseline"))
     for row in ("reversal_only", ours)

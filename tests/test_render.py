@@ -115,3 +115,44 @@ def test_papermill_shows_every_parameter_with_its_type_and_its_meaning(stem):
     for name, parameter in shown.items():
         assert parameter["inferred_type_name"] in ("str", "list", "int", "float", "bool"), name
         assert parameter["help"], name
+
+
+FORK = (
+    HEADER
+    + """
+# %% tags=["parameters"]
+scale: str = "reduced"  # scale
+dataset: str = None  # data set
+seeds: list = None  # seeds
+device: str = "cpu"  # device
+data_root: str = None  # folder
+
+# %%
+from nuisance import study
+
+run = study.start("03_fork", globals(), defaults={("reduced", "none"): {"seeds": [0, 1, 2]}})
+factor = 10
+
+
+def scaled(seed):
+    return {"value": helper(seed)}
+
+
+def helper(seed):
+    return factor * seed
+
+
+print([part["value"] for part in run.parts(scaled, [{"seed": seed} for seed in run.parameters.seeds])])
+"""
+)
+
+
+def test_a_fork_may_compute_parts_with_functions_of_its_own(chapters, monkeypatch, tmp_path):
+    """As the book promises: side by side in processes, and keyed by all that the function names."""
+    monkeypatch.setenv("NUISANCE_RESULTS", str(tmp_path / "results"))
+    for factor in (10, 20):
+        (chapters / "03_fork.py").write_text(FORK.replace("factor = 10", f"factor = {factor}"))
+        assert render.render("03_fork", chapters) is None
+        notebook = nbformat.read(chapters / "03_fork.ipynb", as_version=4)
+        texts = [output.get("text", "") for output in notebook.cells[1].outputs]
+        assert f"[0, {factor}, {2 * factor}]\n" in texts

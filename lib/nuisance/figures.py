@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
@@ -45,6 +47,19 @@ def image_grid(rows: Iterable[Tensor], axes: Axes) -> None:
     axes.imshow(torch.cat(strips).squeeze(-1).numpy())
     axes.set(xticks=[], yticks=[])
     sns.despine(ax=axes, left=True, bottom=True)
+
+
+def mean_and_range(axes: Axes, runs: np.ndarray, **look: Any) -> None:
+    """Draw the mean over seeds as a line over 1, 2, ..., and their range as a band.
+
+    Parameters
+    ----------
+    runs : ``[seeds, steps]``.
+    look : color, label and linestyle of the line.
+    """
+    steps = range(1, runs.shape[1] + 1)
+    axes.plot(steps, runs.mean(0), **look)
+    axes.fill_between(steps, runs.min(0), runs.max(0), color=look["color"], alpha=0.15, linewidth=0)
 
 
 def number_table(frame: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
