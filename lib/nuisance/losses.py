@@ -23,7 +23,7 @@ class _GradientReversal(torch.autograd.Function):
 
 
 def gradient_reversal(x: Tensor, strength: float) -> Tensor:
-    """The identity, whose gradient is multiplied by ``-strength`` (Ganin & Lempitsky 2015, eq. 4).
+    """The identity, whose gradient is multiplied by ``-strength`` (Ganin & Lempitsky 2015).
 
     Put between an encoder and its adversary: the adversary descends its loss, the encoder climbs it.
     """
@@ -54,7 +54,7 @@ def negative_conditional_entropy(log_q: Tensor) -> Tensor:
 
 
 def confusion_loss(log_q: Tensor) -> Tensor:
-    """Cross-entropy of the uniform distribution and the prediction (Alvi et al. 2018, eq. 3).
+    """Cross-entropy of the uniform distribution and the prediction (Alvi et al. 2018).
 
     In nats; smallest, log(bins), when the prediction is uniform everywhere.
 

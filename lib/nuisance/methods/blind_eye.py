@@ -1,8 +1,9 @@
 """BlindEye: turning a blind eye by a confusion loss (Alvi, Zisserman, Nellaker, ECCV workshops 2018).
 
 f, g minimise CE(y, g(f(x))) + alpha * confusion, the cross-entropy of the uniform distribution and h's
-prediction (their eq. 3); h minimises its own cross-entropy. Chapter: `sec-learning-not-to-learn`.
-Alvi et al. alternate the two in epochs; here, as everywhere in the chapter, both step on every batch.
+prediction; h minimises its own cross-entropy. Chapter: `sec-learning-not-to-learn`.
+Their text was not at hand: the form of the loss is the one that the field quotes, and that both players step
+on every batch, as everywhere in the chapter, is our choice.
 """
 
 from torch import Tensor
