@@ -1,0 +1,343 @@
+"""Known and unknown images for the study of anomaly scores.
+
+Embedded: garments of which some classes are held out. Real, read from ``data_root``: CIFAR-10, Tiny
+ImageNet, ImageNet's validation images and the Describable Textures (Cimpoi et al. 2014).
+"""
+
+import hashlib
+import io
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nuisance.data.embedded import load_embedded
+from nuisance.data.images import Images
+from nuisance.data.photos import Prepare, fingerprint_files, list_images, load_photos
+from nuisance.errors import DataError, InputError, ParameterError
+
+IMAGENET_SAMPLE = {
+    "n01440764": 0,
+    "n02102040": 217,
+    "n02979186": 482,
+    "n03000684": 491,
+    "n03028079": 497,
+    "n03394916": 566,
+    "n03417042": 569,
+    "n03425413": 571,
+    "n03445777": 574,
+    "n03888257": 701,
+}
+"""The ten WordNet ids of Imagenette, and the index of each among ImageNet's 1,000 sorted ones."""
+
+TEXTURES_IN_IMAGENET = ("cobwebbed", "bubbly", "honeycombed")
+"""Textures that are classes of ImageNet: spider web (815), bubble (971) and honeycomb (599)."""
+
+CIFAR_SPLITS = ("train", "test")
+
+
+def load_known_fashion(held_out: Sequence[int]) -> tuple[dict[str, Images], dict[str, Images]]:
+    """Fashion-MNIST with some classes held out, as anomalies of content.
+
+    Parameters
+    ----------
+    held_out : labels of the classes to hold out, 0 to 9.
+
+    Returns
+    -------
+    The known images, whose ``k`` classes are relabelled 0 to ``k - 1`` in their order, and the held-out
+    ones, which keep their labels; each by split (train, validation, test), with the attribute
+    ``original``, Fashion-MNIST's own label.
+
+    Raises
+    ------
+    ParameterError
+        If a class is not one of 0 to 9 or named twice, if none is held out or fewer than two are left.
+    """
+    classes = range(10)
+    if any(label not in classes for label in held_out) or len(set(held_out)) != len(held_out):
+        raise ParameterError(f"held_out is {list(held_out)} but must name classes from 0 to 9, each once.")
+    if not 1 <= len(held_out) <= 8:
+        raise ParameterError(
+            f"held_out names {len(held_out)} of 10 classes; hold out 1 to 8, so that 2 are known."
+        )
+    new_label = torch.full((10,), -1)
+    remaining = [label for label in classes if label not in held_out]
+    new_label[remaining] = torch.arange(len(remaining))
+    known, unknown = {}, {}
+    for split, images in load_embedded("fashion_mnist20k").items():
+        images = images.with_attributes(original=images.labels)
+        is_known = new_label[images.labels] >= 0
+        part = images[is_known]
+        known[split] = Images(part.pixels, new_label[part.labels], part.attributes)
+        unknown[split] = images[~is_known]
+    return known, unknown
+
+
+def load_cifar_sample(data_root: Path) -> dict[str, Images]:
+    """CIFAR-10 by split (train, test), uint8 ``[n, 3, 32, 32]``.
+
+    A sample, ``cifar10_sample/{train,test}.npz`` with ``images`` (uint8 ``[n, 32, 32, 3]``) and
+    ``labels``; where there is none, all of CIFAR-10 as torchvision keeps it (``cifar-10-batches-py``).
+
+    Raises
+    ------
+    DataError
+        If neither is there, or what is there is damaged.
+    """
+    files = _cifar_files(data_root)
+    if files[0].suffix == ".npz":
+        return {path.stem: _read_cifar_sample(path) for path in files}
+    from torchvision.datasets import CIFAR10
+
+    try:
+        parts = {
+            split: CIFAR10(str(data_root), train=split == "train", download=False) for split in CIFAR_SPLITS
+        }
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{files[0].parent} is not a whole CIFAR-10; delete it and {_FETCH_CIFAR}."
+        ) from error
+    return {
+        split: Images(
+            torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)
+        )
+        for split, part in parts.items()
+    }
+
+
+_FETCH_CIFAR = "fetch it with torchvision.datasets.CIFAR10(data_root, download=True)"
+
+
+def _cifar_files(data_root: Path) -> list[Path]:
+    """The two files of the sample, else those of torchvision's copy."""
+    sample = data_root / "cifar10_sample"
+    if sample.is_dir():
+        return [sample / f"{split}.npz" for split in CIFAR_SPLITS]
+    batches = sorted((data_root / "cifar-10-batches-py").glob("*_batch*"))
+    if not batches:
+        raise DataError(f"Neither cifar10_sample nor cifar-10-batches-py is in {data_root}; {_FETCH_CIFAR}.")
+    return batches
+
+
+def _read_cifar_sample(path: Path) -> Images:
+    mend = f"bring it back, or delete {path.parent} and {_FETCH_CIFAR}"
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            images, labels = arrays["images"], arrays["labels"]
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is missing, damaged or lacks an array ({error}); {mend}.") from error
+    right_images = images.dtype == np.uint8 and images.ndim == 4 and images.shape[1:] == (32, 32, 3)
+    right_labels = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
+    if not (right_images and right_labels and len(labels) and labels.min() >= 0 and labels.max() <= 9):
+        raise DataError(
+            f"{path} holds images {images.dtype} {list(images.shape)} and labels {labels.dtype} {list(labels.shape)} "
+            f"but must hold uint8 [n, 32, 32, 3] and as many labels from 0 to 9; {mend}."
+        )
+    return Images(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels).long())
+
+
+def cifar_checksums(data_root: Path) -> dict[str, str]:
+    """SHA-256 of every file that `load_cifar_sample` reads, by its name below ``data_root``."""
+    files = _cifar_files(data_root)
+    try:
+        return {
+            path.relative_to(data_root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in files
+        }
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read; {_FETCH_CIFAR}.") from error
+
+
+def load_tiny_imagenet(data_root: Path, *, size: int = 32) -> tuple[Tensor, list[Path]]:
+    """Tiny ImageNet's validation images, as anomalies for CIFAR-10.
+
+    Returns
+    -------
+    uint8 ``[n, 3, size, size]``, resized by Pillow's bilinear filter (which averages what it shrinks: no
+    aliasing), and the files. Liang et al. (2018, ODIN) resized them to 32 pixels as well.
+
+    Raises
+    ------
+    ParameterError
+        If ``size`` is not positive.
+    DataError
+        If ``tiny-imagenet-200/val/images`` is missing or an image in it is broken.
+    """
+    if size < 1:
+        raise ParameterError(f"size is {size} but must be a positive number of pixels.")
+
+    def prepare(image: Image.Image) -> Tensor:
+        resized = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+
+    return load_photos(list_images(_tiny_imagenet(data_root)), prepare)
+
+
+def _tiny_imagenet(data_root: Path) -> Path:
+    return data_root / "tiny-imagenet-200" / "val" / "images"
+
+
+def tiny_imagenet_checksums(data_root: Path) -> dict[str, str]:
+    """SHA-256 over the files that `load_tiny_imagenet` reads."""
+    folder = _tiny_imagenet(data_root)
+    return fingerprint_files("tiny-imagenet-200", list_images(folder), folder)
+
+
+def load_imagenet_sample(data_root: Path, prepare: Prepare) -> Images:
+    """ImageNet's validation images, all or those of Imagenette's classes.
+
+    Parameters
+    ----------
+    data_root : has ``imagenet/val/<WordNet id>/*``.
+    prepare : as for `load_photos`.
+
+    Returns
+    -------
+    Images with labels 0 to 999: by `IMAGENET_SAMPLE` if there are no other folders than its ten, else
+    each folder's place among the 1,000 sorted ones.
+
+    Raises
+    ------
+    DataError
+        If the folders are neither of these, one has no image, or an image is broken.
+    """
+    folder = data_root / "imagenet" / "val"
+    labels = _imagenet_labels(folder)
+    files, file_labels = [], []
+    for name, label in labels.items():
+        found = list_images(folder / name)
+        files += found
+        file_labels += [label] * len(found)
+    pixels, _ = load_photos(files, prepare)
+    return Images(pixels, torch.tensor(file_labels))
+
+
+def _imagenet_labels(folder: Path) -> dict[str, int]:
+    """The class index of every folder of ImageNet."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if names and set(names) <= IMAGENET_SAMPLE.keys():
+        return {name: IMAGENET_SAMPLE[name] for name in names}
+    ranks = {name: rank for rank, name in enumerate(names)}
+    if len(names) == 1_000 and IMAGENET_SAMPLE.items() <= ranks.items():
+        return ranks
+    raise DataError(
+        f"{folder} has {len(names)} folders of classes, but ImageNet has 1,000, named by WordNet id, and the sample "
+        f"some of {', '.join(IMAGENET_SAMPLE)}; sort the images into such folders."
+    )
+
+
+def imagenet_checksums(data_root: Path) -> dict[str, str]:
+    """SHA-256 over the files that `load_imagenet_sample` reads."""
+    folder = data_root / "imagenet" / "val"
+    files = [path for name in _imagenet_labels(folder) for path in list_images(folder / name)]
+    return fingerprint_files("imagenet-val", files, folder)
+
+
+def load_textures(
+    data_root: Path, prepare: Prepare, *, leave_out: Sequence[str] = TEXTURES_IN_IMAGENET
+) -> tuple[Tensor, list[Path]]:
+    """The Describable Textures (Cimpoi et al. 2014), as anomalies for ImageNet.
+
+    Parameters
+    ----------
+    data_root : has ``dtd/images/<class>/*``.
+    prepare : as for `load_photos`.
+    leave_out : classes that are not read. ImageNet has a spider web, a bubble and a honeycomb, so that those
+        textures are no anomalies.
+
+    Returns
+    -------
+    uint8 ``[n, 3, h, w]``, and the files.
+
+    Raises
+    ------
+    ParameterError
+        If ``leave_out`` names a class that is neither there nor left out anyway.
+    DataError
+        If the folder is missing, nothing in it is left, or an image is broken.
+    """
+    return load_photos(_texture_files(data_root, leave_out), prepare)
+
+
+def _texture_files(data_root: Path, leave_out: Sequence[str]) -> list[Path]:
+    folder = data_root / "dtd" / "images"
+    files = list_images(folder)
+    classes = {path.relative_to(folder).parts[0] for path in files}
+    unknown = sorted(set(leave_out) - classes - set(TEXTURES_IN_IMAGENET))
+    if unknown:
+        raise ParameterError(f"leave_out names {unknown[0]!r} but {folder} has {', '.join(sorted(classes))}.")
+    kept = [path for path in files if path.relative_to(folder).parts[0] not in leave_out]
+    if not kept:
+        raise DataError(
+            f"{folder} has no other textures than {', '.join(leave_out)}; unpack all of DTD there."
+        )
+    return kept
+
+
+def texture_checksums(data_root: Path, *, leave_out: Sequence[str] = TEXTURES_IN_IMAGENET) -> dict[str, str]:
+    """SHA-256 over the files that `load_textures` reads."""
+    files = _texture_files(data_root, leave_out)
+    return fingerprint_files("dtd", files, data_root / "dtd" / "images")
+
+
+def split_in_two(n: int, first: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A random permutation of ``n`` images cut after ``first``: int64 indices ``[first]`` and ``[n - first]``.
+
+    Raises
+    ------
+    ParameterError
+        If ``first`` is not 1 to ``n - 1``: both parts must have an image.
+    """
+    if not 1 <= first < n:
+        raise ParameterError(f"The first part has {first} of {n} images but must have 1 to {n - 1}.")
+    order = torch.randperm(n, generator=generator)
+    return order[:first], order[first:]
+
+
+def select_confident(confidences: Tensor, count: int) -> Tensor:
+    """The images of which a reference network is surest, int64 indices ``[count]``, the surest first.
+
+    How ImageNet-O was selected (Hendrycks et al. 2021, "Natural Adversarial Examples"): from images of unknown
+    classes those on which a ResNet-50 is confident; there by a threshold and by hand, here by count.
+    Where two are equal, the earlier image comes first.
+
+    Parameters
+    ----------
+    confidences : ``[n]``, the reference network's largest probability of each image.
+
+    Raises
+    ------
+    InputError
+        If the confidences are not finite or not of that shape.
+    ParameterError
+        If ``count`` is not 1 to ``n``.
+    """
+    if confidences.ndim != 1 or not confidences.isfinite().all():
+        raise InputError(
+            f"Confidences {list(confidences.shape)} must be [n] and finite; give one number an image."
+        )
+    _check_count(count, len(confidences))
+    return confidences.argsort(descending=True, stable=True)[:count]
+
+
+def select_random(n: int, count: int, *, generator: torch.Generator) -> Tensor:
+    """``count`` of ``n`` images drawn without replacement, int64 ``[count]``: the control of `select_confident`.
+
+    Raises
+    ------
+    ParameterError
+        If ``count`` is not 1 to ``n``.
+    """
+    _check_count(count, n)
+    return torch.randperm(n, generator=generator)[:count]
+
+
+def _check_count(count: int, n: int) -> None:
+    if not 1 <= count <= n:
+        raise ParameterError(f"{count} images are to be selected of {n}; select 1 to {n}.")

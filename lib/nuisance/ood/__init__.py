@@ -1,0 +1,1 @@
+"""Scores of how anomalous an image is to a classifier, one file each."""
