@@ -100,9 +100,7 @@ class GradientNorm(Score):
             norms = [self._by_layer(image) for image in x.split(1)]
             return {name: torch.cat([of_image[name] for of_image in norms]) for name in self.layers}
         if self.epsilon:
-            x = perturb(
-                self.model, x, epsilon=self.epsilon, temperature=self.temperature, std=self.std
-            )
+            x = perturb(self.model, x, epsilon=self.epsilon, temperature=self.temperature, std=self.std)
         return self.norms_at(x, self.temperature)[0]
 
     def norms_at(self, x: Tensor, temperature: float | Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -148,8 +146,14 @@ class GradientNorm(Score):
 
     def _one_by_one(self, x: Tensor, temperature: float | Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The plain way: a forward and a full backward pass for every image."""
-        temperatures = torch.as_tensor(temperature, dtype=x.dtype, device=x.device).reshape(-1, 1).expand(len(x), 1)
-        owners = [(name, weight) for name, module in self.layers.items() for weight in module.parameters(recurse=False)]
+        temperatures = (
+            torch.as_tensor(temperature, dtype=x.dtype, device=x.device).reshape(-1, 1).expand(len(x), 1)
+        )
+        owners = [
+            (name, weight)
+            for name, module in self.layers.items()
+            for weight in module.parameters(recurse=False)
+        ]
         norms = {name: x.new_zeros(len(x)) for name in self.layers}
         logits = []
         weights = [weight for _, weight in owners]
@@ -179,11 +183,11 @@ class Taps:
         self._squared: dict[str, Tensor] = {}
         self._again = False
         self._anchor = torch.zeros((), requires_grad=True)
-        self._handles = [
-            module.register_forward_hook(self._keep(name)) for name, module in layers.items()
-        ]
+        self._handles = [module.register_forward_hook(self._keep(name)) for name, module in layers.items()]
 
-    def backward(self, logits: Tensor, temperature: float | Tensor, *, again: bool = False) -> dict[str, Tensor]:
+    def backward(
+        self, logits: Tensor, temperature: float | Tensor, *, again: bool = False
+    ) -> dict[str, Tensor]:
         """Norms ``[b]`` by layer of the gradients of the log-probability of the predicted class.
 
         ``again`` says that another backward pass through the same graph will follow.
@@ -221,7 +225,9 @@ class Taps:
             def backward_hook(g: Tensor) -> None:
                 a, version = self._inputs[name]
                 if a._version != version:
-                    raise InputError(f"The network overwrites the input of {name!r} in place; make that step not in place.")
+                    raise InputError(
+                        f"The network overwrites the input of {name!r} in place; make that step not in place."
+                    )
                 if len(a) != len(self._squared[name]):
                     raise _NotByImageError(f"the first dimension of the input of {name!r} is not the images")
                 self._squared[name] = rule(layer, a, g)

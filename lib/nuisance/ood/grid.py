@@ -144,7 +144,8 @@ class _Cells:
 
     def _at_images(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Gradient scores and directions of the step for every temperature, and the logits, at the images themselves."""
-        norms, ascending = [], []
+        norms: list[Tensor] = []
+        ascending: list[Tensor] = []
         with gradients(self.score.model):
             x = x.detach().requires_grad_()
             with self.score.taps() as taps:

@@ -81,7 +81,9 @@ def _weight_gradients(layer: nn.Conv2d, a: Tensor, g: Tensor, padding: tuple[int
     found = []
     for some, of_some in zip(a.split(at_once), g.split(at_once), strict=True):
         copies = len(some)
-        weight = layer.weight if copies == 1 else layer.weight.repeat(copies, 1, 1, 1)  # only its shape is used
+        weight = (
+            layer.weight if copies == 1 else layer.weight.repeat(copies, 1, 1, 1)
+        )  # only its shape is used
         found.append(
             torch.ops.aten.convolution_backward(
                 of_some.reshape(1, -1, *g.shape[2:]),
@@ -149,7 +151,9 @@ def gram_of_patches(
     if max(*kernel, *stride) > 1 or any(padding):
         gram = gram.view(images, height, width, height, width)
         gram = _diagonals(gram, kernel[0], stride[0], dilation[0], padding[0], outputs[0])
-        gram = _diagonals(gram.permute(0, 2, 1, 4, 3), kernel[1], stride[1], dilation[1], padding[1], outputs[1])
+        gram = _diagonals(
+            gram.permute(0, 2, 1, 4, 3), kernel[1], stride[1], dilation[1], padding[1], outputs[1]
+        )
         gram = gram.permute(0, 2, 1, 4, 3)
     positions = outputs[0] * outputs[1]
     return gram.reshape(images, positions, positions)

@@ -83,11 +83,15 @@ def check_inputs(x: Tensor) -> None:
             f"Inputs are {kind} but must be a tensor of floats; scale bytes as the network was trained."
         )
     if x.ndim < 2 or not len(x):
-        raise InputError(f"Inputs have the shape {list(x.shape)} but must be a batch [b, ...] of at least one.")
+        raise InputError(
+            f"Inputs have the shape {list(x.shape)} but must be a batch [b, ...] of at least one."
+        )
     finite = x.isfinite().flatten(1).all(1)
     if not finite.all():
         which = torch.where(~finite)[0].tolist()
-        raise InputError(f"Input {which[0]} of the batch has pixels that are not finite ({len(which)} inputs in all).")
+        raise InputError(
+            f"Input {which[0]} of the batch has pixels that are not finite ({len(which)} inputs in all)."
+        )
 
 
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
@@ -97,7 +101,9 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"The network must return logits [{len(x)}, classes] but returned {got}.")
     if logits.shape[1] < 2:
-        raise InputError("The network has a single class, whose probability is always 1: there is nothing to score.")
+        raise InputError(
+            "The network has a single class, whose probability is always 1: there is nothing to score."
+        )
     return logits
 
 
@@ -111,7 +117,9 @@ def channel_std(std: float | Sequence[float] | Tensor, like: Tensor) -> Tensor:
     """
     values = torch.as_tensor(std, dtype=like.dtype, device=like.device)
     if values.ndim > 1 or (values.ndim == 1 and len(values) not in (1, like.shape[1])):
-        raise ParameterError(f"std is {values.tolist()} but must be one number, or one for each of {like.shape[1]} channels.")
+        raise ParameterError(
+            f"std is {values.tolist()} but must be one number, or one for each of {like.shape[1]} channels."
+        )
     if not (values.isfinite() & (values > 0)).all():
         raise ParameterError(f"std is {values.tolist()} but must be above 0.")
     return values.reshape(-1, *[1] * (like.ndim - 2)) if values.ndim else values
@@ -125,8 +133,14 @@ def explained(x: Tensor) -> Iterator[None]:
     except RuntimeError as error:  # torch.OutOfMemoryError is one
         reason = str(error).strip().splitlines()[0]
         if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in reason:
-            mend = f"try batches of {len(x) // 2}" if len(x) > 1 else "a single image is too much for this device"
+            mend = (
+                f"try batches of {len(x) // 2}"
+                if len(x) > 1
+                else "a single image is too much for this device"
+            )
             raise InputError(f"Memory ran out with a batch of {len(x)} inputs; {mend}.") from error
         if not any(word in reason for word in ("channels", "dimension", "dtype", "shape", "size", "type")):
             raise
-        raise InputError(f"The network does not take inputs of the shape {list(x.shape)}: {reason}") from error
+        raise InputError(
+            f"The network does not take inputs of the shape {list(x.shape)}: {reason}"
+        ) from error
