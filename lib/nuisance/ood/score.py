@@ -130,8 +130,10 @@ def explained(x: Tensor) -> Iterator[None]:
     """Say in one sentence what a failing network means: out of memory, or inputs that it does not take."""
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one
-        reason = str(error).strip().splitlines()[0]
+    except (RuntimeError, ValueError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if isinstance(error, InputError):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in reason:
             mend = (
                 f"try batches of {len(x) // 2}"
@@ -139,7 +141,7 @@ def explained(x: Tensor) -> Iterator[None]:
                 else "a single image is too much for this device"
             )
             raise InputError(f"Memory ran out with a batch of {len(x)} inputs; {mend}.") from error
-        if not any(word in reason for word in ("channels", "dimension", "dtype", "shape", "size", "type")):
+        if not any(word in reason for word in ("channels", "dimension", "dtype", "input", "shape", "size", "type")):
             raise
         raise InputError(
             f"The network does not take inputs of the shape {list(x.shape)}: {reason}"
