@@ -141,7 +141,9 @@ def explained(x: Tensor) -> Iterator[None]:
                 else "a single image is too much for this device"
             )
             raise InputError(f"Memory ran out with a batch of {len(x)} inputs; {mend}.") from error
-        if not any(word in reason for word in ("channels", "dimension", "dtype", "input", "shape", "size", "type")):
+        if not any(
+            word in reason for word in ("channels", "dimension", "dtype", "input", "shape", "size", "type")
+        ):
             raise
         raise InputError(
             f"The network does not take inputs of the shape {list(x.shape)}: {reason}"

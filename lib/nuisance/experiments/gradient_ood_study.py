@@ -1,0 +1,165 @@
+"""The runs of chapters `sec-gradient-ood` and `sec-gradient-ood-anatomy`.
+
+First `validate`: networks are trained where the data set has none, the outliers are selected, and epsilon
+and temperature are chosen on validation images. Then `judge`: every score of every test image. Both chapters call
+both, and find in the store what the other has computed.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nuisance.experiments.gradient_ood import score_tests, train
+from nuisance.experiments.gradient_ood_grid import grid
+from nuisance.experiments.gradient_ood_sets import Weights, make_network, reference_confidences
+from nuisance.experiments.gradient_ood_settings import SETS
+from nuisance.metrics.detection import auroc
+from nuisance.models.pretrained import stages
+from nuisance.study import Run
+
+Cell = tuple[float, float]
+"""An epsilon and a temperature."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What validation images have decided.
+
+    Attributes
+    ----------
+    networks : (architecture, seed) of every network.
+    weights : their weights, or None where they are trained already.
+    confidences : of the reference network in the images of the pool, ``[n]``.
+    grids : by (architecture, set): ``odin`` and ``gradient`` scores ``[n, epsilons, temperatures]``.
+    cells : by (architecture, set): the grid's epsilons and temperatures.
+    """
+
+    networks: list[tuple[str, int]]
+    weights: dict[tuple[str, int], Weights]
+    confidences: Tensor
+    grids: dict[tuple[str, str], dict[str, Tensor]]
+    cells: dict[tuple[str, str], tuple[list[float], list[float]]]
+
+    def heat(self, architecture: str, images: str, score: str) -> np.ndarray:
+        """Validation AUROC of ``score`` in every cell ``[epsilons, temperatures]``, known images against a set."""
+        known = self.on_cells(architecture, "known", images, score)
+        outliers = self.grids[architecture, images][score]
+        cells = range(known.shape[1]), range(known.shape[2])
+        return np.array([[auroc(known[:, e, t], outliers[:, e, t]) for t in cells[1]] for e in cells[0]])
+
+    def on_cells(self, architecture: str, of: str, images: str, score: str) -> Tensor:
+        """Scores of the set ``of`` in the cells of the set ``images``, whose grid may be the coarser one."""
+        epsilons, temperatures = self.cells[architecture, of]
+        wanted = self.cells[architecture, images]
+        rows = [epsilons.index(epsilon) for epsilon in wanted[0]]
+        columns = [temperatures.index(temperature) for temperature in wanted[1]]
+        return self.grids[architecture, of][score][:, rows][:, :, columns]
+
+    def best(self, architecture: str, images: str, score: str, *, without: str = "") -> Cell:
+        """The cell of the highest AUROC; of several the last one, as in the thesis' code.
+
+        ``without`` "epsilon" looks at epsilon = 0 alone, "temperature" at T = 1.
+        """
+        epsilons, temperatures = self.cells[architecture, images]
+        heat = self.heat(architecture, images, score)
+        candidates = [
+            (heat[e, t], e, t)
+            for e, epsilon in enumerate(epsilons)
+            for t, temperature in enumerate(temperatures)
+            if not (without == "epsilon" and epsilon) and not (without == "temperature" and temperature != 1)
+        ]
+        _, e, t = max(candidates)
+        return float(epsilons[e]), float(temperatures[t])
+
+
+def validate(run: Run) -> Validation:
+    """Train, select the outliers, and score validation images over the grid."""
+    p = run.parameters
+    settings, common = _settings(run), _common(run)
+    networks = [(architecture, seed) for architecture in p.networks for seed in p.seeds]
+    weights: dict[tuple[str, int], Weights] = dict.fromkeys(networks)
+    reference: Weights = None
+    if p.dataset == "fashion_mnist20k":
+        # One more network selects: outliers that are hard for those that are judged would be so by definition.
+        cases = [dict(network=name, seed=seed) for name, seed in [*networks, (p.reference, max(p.seeds) + 1)]]
+        fixed = {"epochs": p.epochs, "settings": settings, "device": p.device}
+        *trained, extra = run.parts(train, [case | fixed for case in cases])
+        weights = {name: part["weights"] for name, part in zip(networks, trained, strict=True)}
+        reference = extra["weights"]
+    case = {"network": p.reference, "weights": reference}
+    confidences = run.parts(reference_confidences, [case | common])[0]
+    cases, names, cells = [], [], {}
+    for architecture in p.networks:
+        for images in ("known", "selected", "restyled"):
+            whole = architecture == p.networks[0] and images in ("known", *p.whole_sets)
+            epsilons, temperatures = (
+                (p.epsilons, p.temperatures) if whole else (p.coarse_epsilons, p.coarse_temperatures)
+            )
+            cells[architecture, images] = epsilons, temperatures
+            # Photos take minutes each: few in a part, so that an interrupt costs little.
+            count = 10 if p.dataset == "imagenet" else 50
+            for start in range(0, p.validation_images, count):
+                names.append((architecture, images))
+                case = {"network": architecture, "images": images, "start": start, "count": count}
+                case |= {"epsilons": epsilons, "temperatures": temperatures, "confidences": confidences}
+                cases.append(case | {"weights": weights[architecture, p.seeds[0]]} | common)
+    found: dict[tuple[str, str], list[dict[str, Tensor]]] = {}
+    for name, part in zip(names, run.parts(grid, cases), strict=True):
+        found.setdefault(name, []).append(part)
+    grids = {
+        name: {score: torch.cat([part[score] for part in parts]) for score in ("odin", "gradient")}
+        for name, parts in found.items()
+    }
+    return Validation(networks, weights, confidences, grids, cells)
+
+
+def judge(run: Run, validation: Validation) -> dict[tuple[str, int], dict[str, dict[str, Tensor]]]:
+    """Every score of every test image, by network, set and score; see `score_tests`."""
+    cases = [
+        {
+            "network": architecture,
+            "seed": seed,
+            "weights": validation.weights[architecture, seed],
+            "cells": _chosen_cells(validation, architecture),
+            "confidences": validation.confidences,
+        }
+        for architecture, seed in validation.networks
+    ]
+    outcomes = run.parts(score_tests, [case | _common(run) for case in cases])
+    return dict(zip(validation.networks, outcomes, strict=True))
+
+
+def _chosen_cells(validation: Validation, architecture: str) -> dict[str, dict[str, list[float]]]:
+    cells: dict[str, dict[str, list[float]]] = {}
+    for images in ("selected", "restyled"):
+        cells[images] = {
+            "odin": list(validation.best(architecture, images, "odin")),
+            "gradient": list(validation.best(architecture, images, "gradient")),
+        }
+    for without in ("epsilon", "temperature"):
+        cell = validation.best(architecture, "selected", "gradient", without=without)
+        cells["selected"][f"gradient_without_{without}"] = list(cell)
+    return cells
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    return {name: getattr(run.parameters, name) for name in SETS if hasattr(run.parameters, name)}
+
+
+def _common(run: Run) -> dict[str, Any]:
+    p = run.parameters
+    return {
+        "dataset": p.dataset,
+        "data_root": str(p.data_root),
+        "device": p.device,
+        "settings": _settings(run),
+    }
+
+
+def network_stages(network: str, run: Run) -> list[str]:
+    """The names of a network's stages, in the order of ``stages`` in `score_tests`."""
+    model = make_network(network, data_root=str(run.parameters.data_root), settings=_settings(run))
+    return list(stages(model))
