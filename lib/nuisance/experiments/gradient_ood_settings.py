@@ -13,7 +13,7 @@ TEMPERATURES = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
 """The thesis' grid."""
 
 _COMMON = {"epsilons": EPSILONS, "temperatures": TEMPERATURES, "resamples": 1000}
-_COARSE = {"coarse_epsilons": [0, 0.001, 0.002, 0.004], "coarse_temperatures": [1, 2, 5, 20, 1000]}
+_COARSE = {"coarse_epsilons": [0, 0.001, 0.002, 0.004], "coarse_temperatures": [1, 2, 5, 1000]}
 _WHOLE = {"coarse_epsilons": EPSILONS, "coarse_temperatures": TEMPERATURES}
 _GARMENT_EPSILONS = [0, 0.001, 0.002, 0.004, 0.006, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05]
 
