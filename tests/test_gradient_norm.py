@@ -16,7 +16,7 @@ from nuisance.models.pretrained import load_pretrained
 from nuisance.models.small_cnn import SmallCNN
 from nuisance.models.wide_resnet import WideResNet
 from nuisance.ood import layer_norms
-from nuisance.ood.gradient_norm import GradientNorm, component_norm
+from nuisance.ood.gradient_norm import GradientNorm, component_norm, total
 from nuisance.ood.grid import score_grid
 from nuisance.ood.odin import ODIN
 from nuisance.ood.score import score_all
@@ -160,6 +160,14 @@ def test_scores_are_those_of_the_thesis_loop(name, tmp_path):
         assert (grid.gradient[:, 0, 0] > 0).all()
 
 
+@pytest.fixture
+def small():
+    """A small network in float64, and images."""
+    torch.manual_seed(0)
+    model = untrivial(SmallCNN(classes=4, in_channels=1, width=4))
+    return model, torch.rand(3, 1, 8, 8, dtype=torch.float64)
+
+
 def test_a_linear_model_by_hand():
     """||(S - e_c) (x, 1)'|| / T = |S - e_c| sqrt(|x|^2 + 1) / T."""
     model = nn.Linear(2, 3).double().eval()
@@ -188,6 +196,18 @@ def test_the_class_is_picked_again_at_the_perturbed_input():
     found = GradientNorm(model, epsilon=0.01).scores(x)
     assert_exact(found, of_class_1[None])
     assert abs(found - of_class_0) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["layer by layer", "image by image"])
+def test_each_image_may_have_a_temperature_of_its_own(kind, small):
+    model, x = small
+    temperatures = (1.0, 5.0, 100.0)
+    score = GradientNorm(model)
+    score.by_image = kind == "image by image"
+    norms, logits = score.norms_at(x, torch.tensor(temperatures, dtype=x.dtype)[:, None])
+    expected = [plain_way(model, x, temperature=t)[1][i] for i, t in enumerate(temperatures)]
+    assert_exact(total(norms), torch.stack(expected))
+    assert_exact(logits, model(x).detach())
 
 
 def test_float32_is_as_near_as_it_can_be():
@@ -224,7 +244,8 @@ def random_convolution(seed):
     chance = random.Random(seed)
     pair = lambda low, high: (chance.randint(low, high), chance.randint(low, high))  # noqa: E731
     while True:
-        kernel, dilation, (height, width) = pair(1, 6), pair(1, 3), pair(5, 11)
+        kernel = chance.choice([pair(1, 6), pair(1, 6), (1, 1)])
+        dilation, (height, width) = pair(1, 3), pair(5, 11)
         padding = chance.choice([pair(0, 4), pair(0, 4), "same", "valid"])
         groups, per_group, outputs = chance.choice([(1, 3, 5), (1, 7, 2), (2, 2, 3), (6, 1, 1), (4, 1, 2)])
         around = padding if isinstance(padding, tuple) else (0, 0)
@@ -323,14 +344,6 @@ def test_a_layer_that_computes_in_its_own_way_has_no_rule():
 
 
 # Layers by name
-
-
-@pytest.fixture
-def small():
-    """A small network in float64, and images."""
-    torch.manual_seed(0)
-    model = untrivial(SmallCNN(classes=4, in_channels=1, width=4))
-    return model, torch.rand(3, 1, 8, 8, dtype=torch.float64)
 
 
 def test_by_layer_is_each_layer_s_own_gradient(small):
@@ -521,7 +534,7 @@ def test_networks_that_no_rule_fits_are_scored_image_by_image(kind, reason):
 
     def in_every_way():
         score = GradientNorm(model, temperature=2.0, epsilon=0.05)
-        layers = torch.stack(list(score.by_layer(x).values())).norm(dim=0)
+        layers = total(score.by_layer(x))
         return score, [score.scores(x), score_all(score, [x[:2], x[2:]]), layers]
 
     with pytest.warns(UserWarning, match=reason) as said:
@@ -531,6 +544,9 @@ def test_networks_that_no_rule_fits_are_scored_image_by_image(kind, reason):
     expected = plain_way(model, x, temperature=2.0, epsilon=0.05)[1]
     for scores in found:
         assert_exact(scores, expected)
+    with pytest.warns(UserWarning, match=reason):
+        grid = score_grid(model, x, epsilons=[0.05], temperatures=[2.0], progress=False)
+    assert_exact(grid.gradient[:, 0, 0], expected)
 
 
 # What is refused

@@ -130,7 +130,7 @@ def test_merged_temperatures_are_near_and_say_so(images):
     for name in ("odin", "gradient"):
         ours, true = getattr(merged, name), getattr(exact, name)
         assert torch.equal(ours[..., :2], true[..., :2])
-        torch.testing.assert_close(ours[..., 2:], true[..., 2:], rtol=0.05, atol=0)
+        torch.testing.assert_close(ours[..., 2:], true[..., 2:], rtol=5e-3, atol=0)
     assert not torch.equal(merged.gradient, exact.gradient)
     # T times the score is shared
     torch.testing.assert_close(

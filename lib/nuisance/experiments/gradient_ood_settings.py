@@ -24,16 +24,16 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         "networks": ["small_cnn", "small_resnet"],
         "reference": "small_cnn",
         "held_out": [1, 4, 7, 8],
-        "epochs": 5,
-        "validation_images": 150,
-        "known_images": 600,
-        "test_images": 300,
+        "epochs": 4,
+        "validation_images": 100,
+        "known_images": 500,
+        "test_images": 250,
         "batch_size": 64,
         # An image of 28 pixels a side takes a larger step than a photograph.
         "epsilons": _GARMENT_EPSILONS,
         "coarse_epsilons": _GARMENT_EPSILONS,
         "coarse_temperatures": TEMPERATURES,
-        "whole_sets": ["selected", "restyled"],
+        "whole_sets": ["selected", "random", "restyled"],
     },
     ("reduced", "cifar10"): {
         **_COMMON,
@@ -45,7 +45,7 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         "known_images": 1000,
         "test_images": 500,
         "batch_size": 64,
-        "whole_sets": ["selected", "restyled"],
+        "whole_sets": ["selected", "random", "restyled"],
     },
     ("reduced", "imagenet"): {
         **_COMMON,
@@ -73,7 +73,7 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         "known_images": 49_500,
         "test_images": 1_500,
         "batch_size": 64,
-        "whole_sets": ["selected", "restyled"],
+        "whole_sets": ["selected", "random", "restyled"],
     },
 }
 """The chapters' parameters by scale and data set, see `nuisance.study.start`."""
@@ -98,7 +98,7 @@ LIMITS: dict[str, Limit] = {
     "validation_images": at_least(20),
     "resamples": at_least(100),
     "held_out": Limit("a class from 0 to 9", lambda value: 0 <= value <= 9),
-    "whole_sets": one_of("selected", "restyled"),
+    "whole_sets": one_of("selected", "random", "restyled"),
 }
 """What those parameters may be."""
 

@@ -12,16 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nuisance.experiments.gradient_ood import score_tests, train
+from nuisance import published
+from nuisance.experiments.gradient_ood import CHOSEN_ON, score_tests, train
 from nuisance.experiments.gradient_ood_grid import grid
 from nuisance.experiments.gradient_ood_sets import Weights, make_network, reference_confidences
 from nuisance.experiments.gradient_ood_settings import SETS
-from nuisance.metrics.detection import auroc
+from nuisance.metrics.detection import auroc, bootstrap, bootstrap_difference, detection_metrics
+from nuisance.metrics.intervals import Interval, mean_interval
 from nuisance.models.pretrained import stages
-from nuisance.study import Run
+from nuisance.ood.ensemble import MEASURES, measures
+from nuisance.seeding import generator
+from nuisance.study import Run, row
 
 Cell = tuple[float, float]
 """An epsilon and a temperature."""
+
+VALIDATED = ("selected", "random", "restyled")
+"""The sets of outliers with validation images."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ def validate(run: Run) -> Validation:
     confidences = run.parts(reference_confidences, [case | common])[0]
     cases, names, cells = [], [], {}
     for architecture in p.networks:
-        for images in ("known", "selected", "restyled"):
+        for images in ("known", *VALIDATED):
             whole = architecture == p.networks[0] and images in ("known", *p.whole_sets)
             epsilons, temperatures = (
                 (p.epsilons, p.temperatures) if whole else (p.coarse_epsilons, p.coarse_temperatures)
@@ -134,7 +141,7 @@ def judge(run: Run, validation: Validation) -> dict[tuple[str, int], dict[str, d
 
 def _chosen_cells(validation: Validation, architecture: str) -> dict[str, dict[str, list[float]]]:
     cells: dict[str, dict[str, list[float]]] = {}
-    for images in ("selected", "restyled"):
+    for images in VALIDATED:
         cells[images] = {
             "odin": list(validation.best(architecture, images, "odin")),
             "gradient": list(validation.best(architecture, images, "gradient")),
@@ -163,3 +170,137 @@ def network_stages(network: str, run: Run) -> list[str]:
     """The names of a network's stages, in the order of ``stages`` in `score_tests`."""
     model = make_network(network, data_root=str(run.parameters.data_root), settings=_settings(run))
     return list(stages(model))
+
+
+METHODS = {
+    "msp": "MSP",
+    "odin": "ODIN",
+    "gradient": "Gradient",
+    "max_logit": "MaxLogit",
+    "ensemble": "Ensemble",
+    "gradient_plain": "Gradient, plain",
+    "energy": "Energy",
+    "gradnorm": "GradNorm (other)",
+    "react": "ReAct",
+    "mahalanobis": "Mahalanobis",
+    "nearest_neighbours": "Nearest neighbours",
+}
+"""The methods of the tables by their names in code; the first five are the printed ones."""
+
+_PRINTED = {
+    ("fashion_mnist20k", "selected"): ("resnet50", "imagenet_o"),
+    ("fashion_mnist20k", "restyled"): ("resnet50", "imagenet_r"),
+    ("fashion_mnist20k", "random"): ("resnet50", "imagenet_g"),
+    ("cifar10", "random"): ("wide_resnet_28_10", "tiny_imagenet"),
+    ("imagenet", "selected"): ("resnet50", "imagenet_o"),
+    ("imagenet", "restyled"): ("resnet50", "imagenet_r"),
+    ("imagenet", "random"): ("resnet50", "imagenet_g"),
+}
+
+
+class Results:
+    """The metrics of a run's test scores, with intervals.
+
+    An interval is Student's over networks where an architecture has several (their seeds), otherwise a bootstrap's
+    over images (2.5 and 97.5 percentiles).
+
+    Parameters
+    ----------
+    outcomes : what `judge` returned.
+    """
+
+    def __init__(self, run: Run, outcomes: dict[tuple[str, int], dict[str, dict[str, Tensor]]]) -> None:
+        self.outcomes, self.parameters = outcomes, run.parameters
+        first = next(iter(outcomes.values()))
+        self.sets = [name for name in first if name != "known"]
+        ensemble = len(outcomes) > 1
+        self.methods = [
+            name for name in METHODS if name in (*first["selected"], *(["ensemble"] if ensemble else []))
+        ]
+        self._measures: dict[tuple[str, str], tuple[str, Tensor, Tensor]] = {}
+
+    def scores(self, network: tuple[str, int], images: str, method: str) -> tuple[Tensor, Tensor]:
+        """Scores of the known images and of a set, by a method whose (epsilon, T) was chosen for that set."""
+        if method == "ensemble":
+            return self.best_ensemble(network[0], images)[1:]
+        of = self.outcomes[network]
+        known = of["known"]
+        return known.get(method, known.get(f"{method}@{CHOSEN_ON[images]}", known["msp"])), of[images][method]
+
+    def best_ensemble(self, architecture: str, images: str) -> tuple[str, Tensor, Tensor]:
+        """The best of the six measures **on the test images**, as in the thesis, and its scores of known images and set.
+
+        Members are the networks of an architecture; where it has one alone, those of all architectures.
+        """
+        if (architecture, images) not in self._measures:
+            members = [
+                name for name in self.outcomes if name[0] == architecture or len(self.parameters.seeds) == 1
+            ]
+
+            def all_six(of: str) -> dict[str, Tensor]:
+                logits = torch.stack([self.outcomes[name][of]["logits"].double() for name in members])
+                return measures(logits.log_softmax(2))
+
+            known, outliers = all_six("known"), all_six(images)
+            best = max(MEASURES, key=lambda measure: auroc(known[measure], outliers[measure]))
+            self._measures[architecture, images] = best, known[best], outliers[best]
+        return self._measures[architecture, images]
+
+    def metric(self, architecture: str, images: str, method: str, metric: str = "auroc") -> Interval:
+        """A metric of one cell of the tables."""
+        networks = self._networks(architecture)
+        if len(networks) > 1 and method != "ensemble":
+            values = [detection_metrics(*self.scores(n, images, method))[metric] for n in networks]
+            return mean_interval(values)
+        scores = self.scores(networks[0], images, method)
+        found = bootstrap(*scores, resamples=self.parameters.resamples, generator=generator(0))[metric]
+        return Interval(detection_metrics(*scores)[metric], found.low, found.high)
+
+    def difference(self, architecture: str, images: str, one: str, other: str) -> Interval:
+        """AUROC of one method minus that of another on the same images, network by network."""
+        networks = self._networks(architecture)
+        pairs = [(self.scores(n, images, one), self.scores(n, images, other)) for n in networks]
+        if len(networks) > 1:
+            return mean_interval([auroc(*a) - auroc(*b) for a, b in pairs])
+        (a, b), resamples = pairs[0], self.parameters.resamples
+        known, outliers = (a[0], b[0]), (a[1], b[1])
+        return bootstrap_difference(
+            known, outliers, metric="auroc", resamples=resamples, generator=generator(0)
+        )
+
+    def accuracy(self, architecture: str) -> Interval:
+        """Share of known test images that the networks classify rightly."""
+        values = []
+        for network in self._networks(architecture):
+            known = self.outcomes[network]["known"]
+            values.append((known["logits"].argmax(1) == known["labels"]).double().mean().item())
+        return mean_interval(values)
+
+    def rows(self, metric: str) -> list[dict[str, Any]]:
+        """A table of one metric: every architecture, set and method, beside what is printed, if anything is."""
+        return [
+            row(
+                method,
+                f"{architecture}, {images}",
+                metric,
+                self.metric(architecture, images, method, metric),
+                self._printed(images, method, metric),
+            )
+            for architecture in self.parameters.networks
+            for images in self.sets
+            for method in self.methods
+        ]
+
+    def _networks(self, architecture: str) -> list[tuple[str, int]]:
+        return [name for name in self.outcomes if name[0] == architecture]
+
+    def _printed(self, images: str, method: str, metric: str) -> float | None:
+        network, outlier = _PRINTED.get((self.parameters.dataset, images), ("", ""))
+        table = published.table("gradient_ood")
+        found = table[
+            (table.network == network)
+            & (table.outlier == outlier)
+            & (table.method == METHODS[method])
+            & (table.metric == metric)
+        ]
+        return float(found.value.iloc[0]) if len(found) else None
