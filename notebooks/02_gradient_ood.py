@@ -47,6 +47,7 @@ data_root: str = None  # folder of full data sets; None: see "Run it again"
 networks: list = None  # names of networks, see lib/nuisance/experiments
 reference: str = None  # the network that selects outliers by its confidence
 held_out: list = None  # garments that are new classes, 0 to 9
+pool_images: int = None  # garments of these that outliers are taken from
 epochs: int = None  # passes over the known garments
 outlier_folders: list = None  # folders of photos below data_root
 leave_out: list = None  # classes of them that ImageNet knows

@@ -72,7 +72,7 @@ def score_tests(
     -------
     By set, and by score ``[n]``: ``msp``, ``max_logit``, ``energy``, ``gradient_plain`` (epsilon = 0, T = 1); the
     scores of ``cells``, for known images as ``odin@selected`` and so on, one for every set they were chosen on; and
-    other people's. Besides ``logits`` ``[n, classes]`` and ``labels``; and ``stages`` ``[n, stages]``, the norms over
+    other people's. Besides ``logits`` ``[n, classes]``, ``labels`` and the images' attributes; and ``stages`` ``[n, stages]``, the norms over
     the weights of each stage of the network, of the gradient score that was chosen on ``selected``.
     """
     sets = load_sets(
@@ -114,7 +114,7 @@ def score_tests(
                     scores[f"gradient{at}"] = by_stage.norm(dim=1)
                 else:
                     scores[f"{method}{at}"] = scored(score)
-        found[name] = scores | {"logits": logits, "labels": images.labels}
+        found[name] = scores | {"logits": logits, "labels": images.labels} | images.attributes
     return found
 
 

@@ -91,10 +91,11 @@ def load_sets(
 ) -> Sets:
     """``Images`` by set (``known``, ``selected``, ...) and part (``validation``, ``test``).
 
-    Labels are classes where there are any, else 0. Networks that differ in the size of their input see
-    the same images.
+    Labels are classes where there are any, else 0; images of the pool have an attribute ``confidence``, the
+    reference network's. Networks that differ in the size of their input see the same images.
     """
     known, pool, digits = _read(dataset, network, data_root, _key(settings))
+    pool = pool.with_attributes(confidence=confidences)
     first, rest = settings["validation_images"], settings["test_images"]
     sets: Sets = {"known": known}
     surest = select_confident(confidences, first + rest)
@@ -144,7 +145,15 @@ def pool_files(data_root: Path, settings: dict[str, Any]) -> list[Path]:
     return kept
 
 
-_READ = ("held_out", "validation_images", "known_images", "test_images", "outlier_folders", "leave_out")
+_READ = (
+    "held_out",
+    "pool_images",
+    "validation_images",
+    "known_images",
+    "test_images",
+    "outlier_folders",
+    "leave_out",
+)
 
 
 def _key(settings: dict[str, Any]) -> tuple[Any, ...]:
@@ -166,7 +175,7 @@ def _read(
         few = {"validation": settings["validation_images"], "test": settings["test_images"]}
         return (
             {part: _some(known[part], count) for part, count in parts.items()},
-            others["train"],
+            _some(others["train"], settings["pool_images"]),
             {part: _some(digits[part], count) for part, count in few.items()},
         )
     if dataset == "cifar10":

@@ -24,6 +24,7 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         "networks": ["small_cnn", "small_resnet"],
         "reference": "small_cnn",
         "held_out": [1, 4, 7, 8],
+        "pool_images": 1500,
         "epochs": 4,
         "validation_images": 100,
         "known_images": 500,
@@ -91,7 +92,7 @@ NETWORKS = (
 )
 
 LIMITS: dict[str, Limit] = {
-    **dict.fromkeys(("epochs", "known_images", "test_images", "batch_size"), above(0)),
+    **dict.fromkeys(("epochs", "pool_images", "known_images", "test_images", "batch_size"), above(0)),
     **dict.fromkeys(("epsilons", "coarse_epsilons"), at_least(0)),
     **dict.fromkeys(("temperatures", "coarse_temperatures"), above(0)),
     **dict.fromkeys(("networks", "reference"), one_of(*NETWORKS)),
@@ -104,6 +105,7 @@ LIMITS: dict[str, Limit] = {
 
 SETS = (
     "held_out",
+    "pool_images",
     "validation_images",
     "known_images",
     "test_images",

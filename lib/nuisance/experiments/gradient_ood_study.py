@@ -81,6 +81,38 @@ class Validation:
         _, e, t = max(candidates)
         return float(epsilons[e]), float(temperatures[t])
 
+    def best_temperature(self, architecture: str, images: str, score: str, resamples: int) -> Tensor:
+        """The temperature of the best cell in resamples ``[resamples]`` of the validation images.
+
+        The AUROC of a resample is a weighted mean over pairs of an outlier and a known image, with
+        the numbers of times that each was drawn as weights.
+        """
+        known = self.on_cells(architecture, "known", images, score).flatten(1)
+        outliers = self.grids[architecture, images][score].flatten(1)
+        draws = generator(0)
+        weights = [
+            torch.stack(
+                [torch.randint(n, (n,), generator=draws).bincount(minlength=n) for _ in range(resamples)]
+            ).double()
+            for n in (len(known), len(outliers))
+        ]
+        heat = torch.stack(
+            [
+                ((weights[0] @ _outranks(known[:, cell], outliers[:, cell])) * weights[1]).sum(1)
+                for cell in range(known.shape[1])
+            ],
+            1,
+        )
+        temperatures = self.cells[architecture, images][1]
+        last = heat.shape[1] - 1 - heat.flip(1).argmax(1)  # of several the last, as in `best`
+        return torch.tensor([float(temperatures[cell % len(temperatures)]) for cell in last.tolist()])
+
+
+def _outranks(known: Tensor, outliers: Tensor) -> Tensor:
+    """``[known, outliers]``: 1 where the outlier has the larger score, and one half where both have the same."""
+    above = (outliers > known[:, None]).double()
+    return above + (outliers == known[:, None]).double() / 2
+
 
 def validate(run: Run) -> Validation:
     """Train, select the outliers, and score validation images over the grid."""
@@ -225,6 +257,8 @@ class Results:
             return self.best_ensemble(network[0], images)[1:]
         of = self.outcomes[network]
         known = of["known"]
+        if method.startswith("blocks "):
+            return self._over_blocks(known, method), self._over_blocks(of[images], method)
         return known.get(method, known.get(f"{method}@{CHOSEN_ON[images]}", known["msp"])), of[images][method]
 
     def best_ensemble(self, architecture: str, images: str) -> tuple[str, Tensor, Tensor]:
@@ -290,6 +324,40 @@ class Results:
             for images in self.sets
             for method in self.methods
         ]
+
+    def tail(self, architecture: str, score: str, share: float) -> Interval:
+        """Accuracy of the share of known test images with the largest scores, minus that of all."""
+        values, draws = [], generator(0)
+        networks = self._networks(architecture)
+        for network in networks:
+            known = self.outcomes[network]["known"]
+            right = (known["logits"].argmax(1) == known["labels"]).double()
+            order = known[score].argsort()
+            top = right[order[-round(share * len(order)) :]]
+            values.append((top.mean() - right.mean()).item())
+        if len(networks) > 1:
+            return mean_interval(values)
+        again = []
+        for _ in range(self.parameters.resamples):
+            chosen = torch.randint(len(right), (len(right),), generator=draws)
+            order = known[score][chosen].argsort()
+            some = right[chosen]
+            again.append((some[order[-round(share * len(order)) :]].mean() - some.mean()).item())
+        low, high = np.percentile(again, [2.5, 97.5])
+        return Interval(values[0], float(low), float(high))
+
+    def _over_blocks(self, of: dict[str, Tensor], method: str) -> Tensor:
+        """The chosen gradient score over the first so many stages of the network; "blocks all" over all its weights."""
+        norms = of["stages"]
+        if method == "blocks all":
+            return norms.norm(dim=1)
+        first = norms.shape[1] - 1 - self.blocks(norms)
+        return norms[:, first : first + int(method.removeprefix("blocks "))].norm(dim=1)
+
+    @staticmethod
+    def blocks(norms: Tensor) -> int:
+        """Stages between stem and head: three of a network for small images, four of one for photographs."""
+        return 4 if norms.shape[1] == 6 else 3
 
     def _networks(self, architecture: str) -> list[tuple[str, int]]:
         return [name for name in self.outcomes if name[0] == architecture]

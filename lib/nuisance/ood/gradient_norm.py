@@ -109,31 +109,14 @@ class GradientNorm(Score):
         ``temperature`` may be a tensor ``[b, 1]``, one for each input.
         """
         with gradients(self.model):
+            x = _usable(x)
             if self.by_image:
                 return self._one_by_one(x, temperature)
             with self.taps() as taps:
                 logits = logits_of(self.model, x)
-                return taps.backward(logits, temperature), logits.detach()
-
-    def settle(self, image: Tensor) -> None:
-        """Decide, on one image ``[1, ...]``, which way this network is scored; done once, before the first scores.
-
-        A network may use its layers as no rule can foresee, so that the two ways are compared.
-        """
-        if self._settled:
-            return
-        self._settled = True
-        with gradients(self.model):
-            plain = total(self._one_by_one(image, 1.0)[0])
-            try:
-                layerwise = total(self.norms_at(image, 1.0)[0])
-            except _NotByImageError as error:
-                self._go_by_image(str(error))
-                return
-        tolerance = _AGREEMENT.get(image.dtype, 0.1)
-        if not torch.allclose(layerwise, plain, rtol=tolerance, atol=torch.finfo(image.dtype).tiny):
-            found = f"{layerwise.item():.6g}, by itself {plain.item():.6g}"
-            self._go_by_image(f"layer by layer the first image scores {found}")
+                norms = taps.backward(logits, loss_slope(logits.detach(), temperature))
+            scale = torch.as_tensor(temperature, dtype=x.dtype, device=x.device).reshape(-1)
+            return {name: norm / scale for name, norm in norms.items()}, logits.detach()
 
     @contextmanager
     def taps(self) -> Iterator["Taps"]:
@@ -144,8 +127,38 @@ class GradientNorm(Score):
         finally:
             taps.close()
 
-    def _one_by_one(self, x: Tensor, temperature: float | Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The plain way: a forward and a full backward pass for every image."""
+    def settle(self, image: Tensor) -> None:
+        """Decide, on one image ``[1, ...]``, which way this network is scored; done once, before the first scores.
+
+        A network may use its layers as no rule can foresee, so that the two ways are compared, layer by layer; at
+        a slope of the logits that does not vanish where the network is sure.
+        """
+        if self._settled:
+            return
+        with gradients(self.model):
+            image = _usable(image)
+            try:
+                with self.taps() as taps:
+                    logits = logits_of(self.model, image)
+                    slope = torch.linspace(-1, 1, logits.shape[1]).to(logits)[None]
+                    layerwise = torch.stack(list(taps.backward(logits, slope).values()))
+            except _NotByImageError as error:
+                self._go_by_image(str(error))
+            else:
+                plain = torch.stack(list(self._one_by_one(image, slope=slope)[0].values()))
+                tolerance = _AGREEMENT.get(image.dtype, 0.1)
+                tiny = 1e-3 * tolerance * plain.norm().item()
+                if not torch.allclose(layerwise, plain, rtol=tolerance, atol=tiny):
+                    worst = list(self.layers)[int((layerwise - plain).abs().argmax())]
+                    self._go_by_image(
+                        f"the network does not use the weights of {worst!r} through that layer alone"
+                    )
+        self._settled = True
+
+    def _one_by_one(
+        self, x: Tensor, temperature: float | Tensor = 1.0, slope: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The plain way: a forward and a full backward pass for every image; at a given slope of the logits, if any."""
         temperatures = (
             torch.as_tensor(temperature, dtype=x.dtype, device=x.device).reshape(-1, 1).expand(len(x), 1)
         )
@@ -160,8 +173,8 @@ class GradientNorm(Score):
         with _following(weights):
             for i, image in enumerate(x.split(1)):
                 h = logits_of(self.model, image)
-                slope = loss_slope(h.detach(), temperatures[i : i + 1])
-                found = torch.autograd.grad(h, weights, slope, allow_unused=True)
+                at = loss_slope(h.detach(), temperatures[i : i + 1]) if slope is None else slope
+                found = torch.autograd.grad(h, weights, at, allow_unused=True)
                 for (name, _), gradient in zip(owners, found, strict=True):
                     if gradient is not None:
                         norms[name][i] += gradient.square().sum()
@@ -185,20 +198,16 @@ class Taps:
         self._anchor = torch.zeros((), requires_grad=True)
         self._handles = [module.register_forward_hook(self._keep(name)) for name, module in layers.items()]
 
-    def backward(
-        self, logits: Tensor, temperature: float | Tensor, *, again: bool = False
-    ) -> dict[str, Tensor]:
-        """Norms ``[b]`` by layer of the gradients of the log-probability of the predicted class.
+    def backward(self, logits: Tensor, slope: Tensor, *, again: bool = False) -> dict[str, Tensor]:
+        """Norms ``[b]`` by layer of the gradients that a slope ``[b, classes]`` of the logits gives the weights.
 
         ``again`` says that another backward pass through the same graph will follow.
         """
         self._again = again
         self._squared = {name: logits.new_zeros(len(logits)) for name in self._layers}
         if logits.requires_grad:
-            slope = loss_slope(logits.detach(), temperature)
             torch.autograd.backward(logits, slope, retain_graph=again)
-        scale = torch.as_tensor(temperature, dtype=logits.dtype, device=logits.device).reshape(-1)
-        return {name: squared.sqrt() / scale for name, squared in self._squared.items()}
+        return {name: squared.sqrt() for name, squared in self._squared.items()}
 
     def close(self) -> None:
         """Take the hooks away."""
@@ -255,6 +264,11 @@ class _Root(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:
         return None, None
+
+
+def _usable(x: Tensor) -> Tensor:
+    """Inputs that a graph may keep; those that were made in inference mode may not be."""
+    return x.clone() if x.is_inference() else x
 
 
 def component_norm(scores: Tensor, confidences: Tensor, temperature: float) -> Tensor:

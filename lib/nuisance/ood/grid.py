@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from nuisance.errors import InputError, ParameterError
 from nuisance.files import Checkpoint
 from nuisance.ood.gradient_norm import GradientNorm, total
-from nuisance.ood.odin import Std, ascends, check_epsilon, check_temperature, gradients, stepped
+from nuisance.ood.odin import Std, ascends, check_epsilon, check_temperature, gradients, loss_slope, stepped
 from nuisance.ood.score import check_inputs, explained, logits_of, require_eval
 from nuisance.ood.softmax import confidence
 
@@ -81,10 +81,12 @@ def score_grid(
     check_inputs(x)
     require_eval(model)
     score = GradientNorm(model, std=std, layers=layers)
-    cells = _Cells(score, tuple(epsilons), tuple(temperatures), merge_from)
+    cells = _Cells(score, tuple(map(float, epsilons)), tuple(map(float, temperatures)), merge_from)
     device = next(model.parameters()).device
-    score.settle(x[:1].to(device))
-    key = _digest(model, x, epsilons, temperatures, cells.directions, layers, std)
+    with explained(x[:1]):
+        score.settle(x[:1].to(device))
+    steps = torch.as_tensor(std, dtype=torch.float64).tolist()
+    key = _digest(model, x, cells.epsilons, cells.temperatures, cells.directions, list(score.layers), steps)
     done: list[Tensor] = []
     saved = checkpoint.load() if checkpoint else None
     if saved is not None:
@@ -147,17 +149,19 @@ class _Cells:
         norms: list[Tensor] = []
         ascending: list[Tensor] = []
         with gradients(self.score.model):
-            x = x.detach().requires_grad_()
+            x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
             with self.score.taps() as taps:
                 logits = logits_of(self.score.model, x)
                 for temperature in self.directions:
                     x.grad = None
-                    by_layer = taps.backward(logits, temperature, again=True)
+                    slope = loss_slope(logits.detach(), temperature)
+                    by_layer = taps.backward(logits, slope, again=True)
                     assert x.grad is not None
                     ascending.append(ascends(x.grad))
                     if self.score.by_image:  # no taps then
-                        by_layer = self.score.norms_at(x.detach(), temperature)[0]
-                    norms.append(total(by_layer))
+                        norms.append(total(self.score.norms_at(x.detach(), temperature)[0]))
+                    else:
+                        norms.append(total(by_layer) / temperature)
         return norms, ascending, logits.detach()
 
 

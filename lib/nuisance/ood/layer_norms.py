@@ -224,7 +224,7 @@ def group_norm(layer: nn.Module, a: Tensor, g: Tensor) -> Tensor:
     """``nn.GroupNorm``: inputs and gradients ``[b, c, ...]``."""
     assert isinstance(layer, nn.GroupNorm)
     normalised = F.group_norm(a, layer.num_groups, eps=layer.eps)
-    a, g = (normalised * g).flatten(2).sum(2), g.flatten(2).sum(2)
+    a, g = (t.reshape(*t.shape[:2], -1).sum(2) for t in (normalised * g, g))
     return _squares(a) + (_squares(g) if layer.bias is not None else 0)
 
 

@@ -27,7 +27,7 @@ def perturb(model: nn.Module, x: Tensor, *, epsilon: float, temperature: float, 
     One forward pass, and one backward pass through the activations alone.
     """
     with gradients(model):
-        x = x.detach().requires_grad_()
+        x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
         logits = logits_of(model, x)
         (slope,) = torch.autograd.grad(logits, x, loss_slope(logits.detach(), temperature))
         return stepped(x.detach(), ascends(slope), epsilon, std)
