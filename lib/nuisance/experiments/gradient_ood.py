@@ -71,7 +71,7 @@ def score_tests(
     Returns
     -------
     By set, and by score ``[n]``: ``msp``, ``max_logit``, ``energy``, ``gradient_plain`` (epsilon = 0, T = 1); the
-    scores of ``cells``, for known images as ``odin@selected`` and so on, one for every set they were chosen on; and
+    scores of ``cells`` (and for random outliers ``gradient_as_selected``, in the selected ones' cell), for known images as ``odin@selected`` and so on, one for every set they were chosen on; and
     other people's. Besides ``logits`` ``[n, classes]``, ``labels`` and the images' attributes; and ``stages`` ``[n, stages]``, the norms over
     the weights of each stage of the network, of the gradient score that was chosen on ``selected``.
     """
@@ -114,6 +114,10 @@ def score_tests(
                     scores[f"gradient{at}"] = by_stage.norm(dim=1)
                 else:
                     scores[f"{method}{at}"] = scored(score)
+        if name == "random":  # what was chosen on the selected outliers, on others that were not
+            epsilon, temperature = cells["selected"]["gradient"]
+            score = GradientNorm(model, temperature=temperature, epsilon=epsilon)
+            scores["gradient_as_selected"] = scored(score)
         found[name] = scores | {"logits": logits, "labels": images.labels} | images.attributes
     return found
 

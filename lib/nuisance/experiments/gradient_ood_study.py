@@ -257,6 +257,8 @@ class Results:
             return self.best_ensemble(network[0], images)[1:]
         of = self.outcomes[network]
         known = of["known"]
+        if method == "gradient_as_selected":
+            return known["gradient@selected"], of[images][method]
         if method.startswith("blocks "):
             return self._over_blocks(known, method), self._over_blocks(of[images], method)
         return known.get(method, known.get(f"{method}@{CHOSEN_ON[images]}", known["msp"])), of[images][method]
@@ -372,3 +374,16 @@ class Results:
             & (table.metric == metric)
         ]
         return float(found.value.iloc[0]) if len(found) else None
+
+
+def tail_accuracies(known: dict[str, Tensor], score: str, shares: np.ndarray) -> list[float]:
+    """Accuracy of known images after the shares with the smallest scores are left out."""
+    right = (known["logits"].argmax(1) == known["labels"]).double()[known[score].argsort()]
+    return [right[round(share * len(right)) :].mean().item() for share in shares]
+
+
+def selected_aurocs(results: Results, network: tuple[str, int], method: str, kept: np.ndarray) -> list[float]:
+    """AUROC against the shares of the random outliers of which the reference network is surest."""
+    known, outliers = results.scores(network, "random", method)
+    surest = results.outcomes[network]["random"]["confidence"].argsort(descending=True)
+    return [auroc(known, outliers[surest[: round(share * len(surest))]]) for share in kept]

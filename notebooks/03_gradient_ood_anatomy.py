@@ -1,0 +1,376 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation: {extension: .py, format_name: percent}
+#   kernelspec: {display_name: Python 3, language: python, name: python3}
+# ---
+
+# %% [markdown]
+# (sec-gradient-ood-anatomy)=
+# # The gradient score, taken apart
+#
+# **The question.** Chapter [](02_gradient_ood.ipynb) asks *whether* the norm of the gradient tells anomalies from known images; this one asks *where* and *why*. The thesis {cite:p}`grodin` answers with heat maps over temperature and step, an ablation of both, a growing set of blocks, the accuracy of the images that score high, and a decomposition of the score into the confidence and the rest. All are redrawn here, and two looks are added that it does not take: how the ranking of the scores depends on *how strongly the outliers were selected*, and what the score costs.
+#
+# **What you will be able to do** after this chapter: read a heat map of ($\varepsilon$, $T$) without being taken in by its edge; explain why a gradient score can be worse than chance at one temperature and the best of all at another; and score a batch at the cost of a handful of forward passes.
+#
+# **How long it takes.** The reduced run needs about four minutes on two cores from an empty store, seconds if chapter [](02_gradient_ood.ipynb) has just been run: the two share their parts. The words *ours* and *printed* mean what they mean there.
+
+# %% tags=["remove-cell"]
+# On Colab the library and the data come from the book's repository; elsewhere this cell does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    import subprocess
+
+    subprocess.run(
+        ["git", "clone", "--depth=1", "{{repository}}", "/content/book"], check=True
+    )
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "-e", "/content/book"],
+        check=True,
+    )
+    sys.path.insert(
+        0, "/content/book/lib"
+    )  # an editable install is seen only after a restart
+
+# %% [markdown]
+# ## Parameters
+#
+# `None` means *as the scale and the data set say*; the values that then hold are listed below the next cell.
+
+# %% tags=["parameters"]
+scale: str = "reduced"  # "reduced": minutes on two cores; "full": as published
+dataset: str = None  # "fashion_mnist20k", embedded; "cifar10"; "imagenet"
+seeds: list = None  # one network a seed, where networks are trained here
+device: str = "auto"  # "auto", "cpu", "cuda"
+data_root: str = None  # folder of full data sets; None: see "Run it again"
+networks: list = None  # names of networks, see lib/nuisance/experiments
+reference: str = None  # the network that selects outliers by its confidence
+held_out: list = None  # garments that are new classes, 0 to 9
+pool_images: int = None  # garments of these that outliers are taken from
+epochs: int = None  # passes over the known garments
+outlier_folders: list = None  # folders of photos below data_root
+leave_out: list = None  # classes of them that ImageNet knows
+validation_images: int = None  # images of each set that choose epsilon and T
+known_images: int = None  # known test images
+test_images: int = None  # test images of each set of outliers
+epsilons: list = None  # of the grid, in pixels between 0 and 1
+temperatures: list = None  # of the grid
+coarse_epsilons: list = None  # of the networks after the first, and of other sets
+coarse_temperatures: list = None  # likewise
+whole_sets: list = None  # sets on which the first network has the whole grid
+batch_size: int = None  # images scored at once
+resamples: int = None  # of the bootstrap, where there is one network
+
+# %% tags=["nbval-check-output"]
+from nuisance import study
+from nuisance.experiments import gradient_ood_settings as chapter
+
+run = study.start(
+    "03_gradient_ood_anatomy", globals(), defaults=chapter.DEFAULTS, limits=chapter.LIMITS
+)
+p = run.parameters
+run
+
+# %%
+import torch
+
+from nuisance.experiments import gradient_ood_sets as sets
+from nuisance.experiments import gradient_ood_study as ood
+
+run.use_data(sets.fingerprint(p.dataset, p.data_root, vars(p)))
+validation = ood.validate(run)
+results = ood.Results(run, ood.judge(run, validation))
+
+# %% [markdown]
+# ## Temperature and step
+#
+# {numref}`fig-ood-heat-gradient` and {numref}`fig-ood-heat-odin` redraw the thesis' figures 4.1 to 4.4: the AUROC on **validation** images in every cell of the grid. Every image is scored in every cell; what can be shared exactly is shared (one forward pass at the image for all cells; one backward pass for each temperature, which gives the direction of every step and the scores without a step).
+
+# %%
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+
+from nuisance import figures
+from nuisance.metrics.intervals import Interval
+
+figures.use_style()
+pd.set_option("display.max_colwidth", None)
+heat = [
+    study.row(
+        score,
+        f"{network}, {kind}, epsilon {epsilon:g}, T {temperature:g}",
+        "validation auroc",
+        Interval(value, value, value),
+    )
+    for network in p.networks
+    for kind in ood.VALIDATED
+    for score in ("gradient", "odin")
+    for epsilon, line in zip(
+        validation.cells[network, kind][0],
+        validation.heat(network, kind, score),
+        strict=True,
+    )
+    for temperature, value in zip(
+        validation.cells[network, kind][1], line.tolist(), strict=True
+    )
+]
+run.table("Validation AUROC by cell", heat)
+
+
+def heat_maps(rows, score):
+    """The maps of one score, one for every kind of outliers (down) and network (across)."""
+    frame = pd.DataFrame(rows)
+    frame = frame[frame.method == score]
+    parts = frame.setting.str.extract(r"(.*), (.*), epsilon (.*), T (.*)")
+    frame[["network", "kind", "epsilon", "T"]] = parts
+    frame[["epsilon", "T"]] = frame[["epsilon", "T"]].astype(float)
+    kinds, networks = frame.kind.unique(), frame.network.unique()
+    shape = dict(figsize=(figures.WIDTH, 2.3 * len(kinds) + 0.4), squeeze=False)
+    panels = plt.subplots(len(kinds), len(networks), **shape)[1]
+    for line, kind in zip(panels, kinds, strict=True):
+        for axes, network in zip(line, networks, strict=True):
+            of = frame[(frame.kind == kind) & (frame.network == network)]
+            cells = of.pivot(index="epsilon", columns="T", values="value")
+            cells.columns = [f"{temperature:g}" for temperature in cells.columns]
+            look = dict(cmap="viridis", cbar_kws={"label": "AUROC"}, ax=axes)
+            sns.heatmap(cells.iloc[::-1], yticklabels=max(1, len(cells) // 6), **look)
+            axes.set(title=f"{network}, {kind}", xlabel="T", ylabel=r"$\varepsilon$")
+            axes.tick_params(length=0, labelsize=7, axis="both")
+            axes.title.set_fontsize("small")
+
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Heat maps of validation AUROC of the gradient score over temperature and epsilon, one for each kind of outliers and network."}, "figure": {"name": "fig-ood-heat-gradient", "caption": "Validation AUROC of the gradient score in every cell; every map has a colour scale of its own."}}
+heat_maps(heat, "gradient")
+plt.show()
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Heat maps of validation AUROC of ODIN over temperature and epsilon, one for each kind of outliers and network."}, "figure": {"name": "fig-ood-heat-odin", "caption": "Validation AUROC of ODIN in every cell; every map has a colour scale of its own."}}
+heat_maps(heat, "odin")
+plt.show()
+
+# %% [markdown]
+# The best cells (tables 4.3 and 4.4), with the temperatures that are best in 95 % of 1000 bootstrap resamples of the validation images: how sure is the choice? Ties go to the last cell, as in the thesis' code.
+
+# %%
+import numpy as np
+
+spread, optima = {}, []
+for kind in ood.VALIDATED:
+    for score in ("gradient", "odin"):
+        for network in p.networks:
+            epsilon, temperature = validation.best(network, kind, score)
+            again = validation.best_temperature(network, kind, score, p.resamples)
+            low, high = np.percentile(again, [2.5, 97.5])
+            spread[kind, score, network] = Interval(temperature, low, high), again
+            cell = f"({epsilon:g}, {temperature:g}), T in [{low:g}, {high:g}]"
+            optima.append((kind, score, network, cell))
+            setting = f"{network}, {kind}"
+frame = pd.DataFrame(optima, columns=["outliers", "score", "network", "cell"])
+frame.pivot(index=["outliers", "score"], columns="network", values="cell")
+
+# %%
+from nuisance import published
+
+printed = published.table("gradient_ood_optima")
+printed["cell"] = [f"({e:g}, {t:g})" for e, t in printed[["epsilon", "temperature"]].values]
+printed.pivot(index=["outlier", "method"], columns="network", values="cell").rename_axis(
+    columns="printed"
+)
+
+# %% [markdown]
+# ## Step and temperature apart
+#
+# Table 4.1 switches off the one and the other, on the selected outliers: no step and $T = 1$ (none), the best temperature without a step, the best step at $T = 1$, and both.
+
+# %%
+ABLATION = {
+    "gradient_plain": "Gradient[none]",
+    "gradient_without_epsilon": "Gradient[T]",
+    "gradient_without_temperature": "Gradient[eps]",
+    "gradient": "Gradient[T+eps]",
+}
+WANTED = ("auroc", "fpr95", "aupr_out", "aupr_in")
+
+
+def parts_table(title, names, printed_network):
+    """A table of methods on the selected outliers, every network and metric, beside the printed one."""
+    rows = [
+        study.row(
+            method,
+            network,
+            metric,
+            results.metric(network, "selected", method, metric),
+            published.value(
+                "gradient_ood",
+                network=printed_network,
+                outlier="imagenet_o",
+                method=name,
+                metric=metric,
+            ),
+        )
+        for network in p.networks
+        for method, name in names.items()
+        for metric in WANTED
+    ]
+    run.table(title, rows)
+    frame = pd.DataFrame(rows).assign(method=lambda of: of.method.map(names))
+    frame = frame[frame.metric == "auroc"]
+    frame["ours"] = [f"{r.value:.3f} [{r.low:.2f}, {r.high:.2f}]" for r in frame.itertuples()]
+    wide = frame.pivot_table(
+        index="method", columns="setting", values="ours", aggfunc="first", sort=False
+    )
+    wide["printed"] = frame.drop_duplicates("method").set_index("method").printed
+    return figures.number_table(wide).rename_axis(index=None, columns="AUROC")
+
+
+parts_table("Ablation of step and temperature", ABLATION, "resnet50")
+
+# %% [markdown]
+# ## Block by block
+#
+# Table 4.2 takes the norm over the weights of the first block of a network, then of the first two, and so on; *all* adds the stem and the last linear layer. The squares of the layers' norms add up, so one scoring gives all lines of the table.
+
+# %%
+stages = {network: ood.network_stages(network, run) for network in p.networks}
+count = min(len([s for s in of if s.startswith("stage")]) for of in stages.values())
+BLOCKS = {"blocks 1": "Gradient[blocks 1]"}
+BLOCKS |= {f"blocks {n}": f"Gradient[blocks 1-{n}]" for n in range(2, count + 1)}
+BLOCKS["blocks all"] = "Gradient[all]"
+parts_table("Blocks", BLOCKS, "resnet18")
+
+# %% [markdown]
+# ## Does the score know when the network errs?
+#
+# Figure 4.5 sorts *known* test images by their score and asks for the accuracy of those above a value. A score that knows of uncertainty has an accuracy that falls to the right. {numref}`fig-ood-tail` shows this for the gradient score, plain and as chosen on the selected outliers, beside MSP.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One panel for each network: accuracy of the known images with the largest scores against the share of images that is left out, one line for each of three scores."}, "figure": {"name": "fig-ood-tail", "caption": "Accuracy of the known test images with the largest scores, against the share of images with smaller ones. Means over the networks of an architecture, bands their range."}}
+TAIL = {
+    "gradient@selected": "gradient",
+    "gradient_plain": "gradient, plain",
+    "msp": "MSP",
+}
+panels = plt.subplots(
+    1, len(p.networks), figsize=(figures.WIDTH, 3.1), sharey=True, squeeze=False
+)[1][0]
+shares = np.arange(0, 0.95, 0.05)
+for axes, network in zip(panels, p.networks, strict=True):
+    for (score, label), color in zip(TAIL.items(), figures.PALETTE, strict=False):
+        lines = np.array(
+            [
+                ood.tail_accuracies(outcome["known"], score, shares)
+                for name, outcome in results.outcomes.items()
+                if name[0] == network
+            ]
+        )
+        axes.plot(shares, lines.mean(0), color=color, label=label)
+        axes.fill_between(shares, lines.min(0), lines.max(0), color=color, alpha=0.15)
+    axes.set(title=network, xlabel="share with smaller scores")
+panels[0].set(ylabel="accuracy of the others")
+_ = panels[0].legend()
+plt.show()
+
+# %% [markdown]
+# ## Why: the confidence and the rest
+#
+# With $c$ the predicted class, the chain rule gives (thesis, section 5.1, where the factor $1/T$ is left out)
+#
+# $$ \big\| \nabla_\theta \log S_c \big\| = \frac{S_c}{T} \, \| G \|, \qquad G = \sum_{j \ne c} e^{(h_j - h_c)/T} \, \nabla_\theta (h_c - h_j) . $$ (eq-ood-parts)
+#
+# So at fixed $T$ the score is a **product of two rankings that oppose each other**: the factor $S_c$ calls an image anomalous *because the network is sure of it*, which is the opposite of what MSP does; $\|G\|$ falls with confidence, as MSP does, and adds how strongly the weights can move the logits apart. At $T = 1$ the exponentials in $G$ dominate, and the score is nearly MSP's. At large $T$ all exponentials are near 1, $S_c$ is near one over the number of classes, and what is left is **how much the weights matter for the logits of this image at all**: large features, large gradients. {numref}`fig-ood-parts` shows all three over $T$, without a step.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Panels for every network and kind of outliers: AUROC over temperature of the score, of its component G, and of the confidence taken as a score."}, "figure": {"name": "fig-ood-parts", "caption": "Validation AUROC, without a step, of the gradient score g, of its component ||G||, and of the factor S (taken as it enters g: sure means anomalous), against the temperature. First network of every architecture. Dotted: chance."}}
+from nuisance.metrics.detection import auroc
+from nuisance.ood.gradient_norm import component_norm
+
+panels = plt.subplots(
+    len(p.networks),
+    len(ood.VALIDATED),
+    figsize=(figures.WIDTH, 2.2 * len(p.networks) + 0.5),
+    sharex=True,
+    sharey=True,
+    squeeze=False,
+)[1]
+for line, network in zip(panels, p.networks, strict=True):
+    for axes, kind in zip(line, ood.VALIDATED, strict=True):
+        temperatures = validation.cells[network, kind][1]
+        g = [validation.on_cells(network, of, kind, "gradient")[:, 0] for of in ("known", kind)]
+        s = [-validation.on_cells(network, of, kind, "odin")[:, 0] for of in ("known", kind)]
+        t = torch.tensor(temperatures, dtype=torch.float64)
+        found = {
+            "g": g,
+            "||G||": [component_norm(a, b, t) for a, b in zip(g, s, strict=True)],
+            "S": s,
+        }
+        for (name, scores), color in zip(found.items(), figures.PALETTE, strict=False):
+            heights = [auroc(scores[0][:, i], scores[1][:, i]) for i in range(len(t))]
+            axes.plot(temperatures, heights, "o-", color=color, label=name, markersize=3)
+        axes.axhline(0.5, color="black", linestyle=":", linewidth=1)
+        axes.set(xscale="log", title=f"{network}, {kind}", ylim=(0, 1))
+        axes.title.set_fontsize("small")
+for axes in panels[-1]:
+    axes.set(xlabel="T")
+for axes in panels[:, 0]:
+    axes.set(ylabel="AUROC")
+_ = panels[0, 0].figure.legend(
+    *panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncol=3
+)
+plt.show()
+
+# %% [markdown]
+# {numref}`fig-ood-component` is the thesis' figure 5.1, the histogram of $\|G\|$ at $T = 1$, for known images and for outliers that were not selected and that were.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Histograms of the logarithm of the component G at temperature one, for known images, random outliers and selected outliers; one panel for each network."}, "figure": {"name": "fig-ood-component", "caption": "The component ||G|| of test images at T = 1 without a step (logarithmic), for known images and for random and selected outliers. First network of every architecture."}}
+panels = plt.subplots(
+    1, len(p.networks), figsize=(figures.WIDTH, 3), squeeze=False
+)[1][0]
+for axes, network in zip(panels, p.networks, strict=True):
+    outcome = results.outcomes[network, p.seeds[0]]
+    for number, kind in enumerate(("known", "random", "selected")):
+        of = outcome[kind]
+        size = component_norm(of["gradient_plain"].double(), -of["msp"], 1.0)
+        logs = size.clamp(min=1e-12).log10().numpy()
+        look = dict(stat="density", element="step", alpha=0.25, bins=25, ax=axes)
+        sns.histplot(logs, color=figures.PALETTE[number], label=kind, **look)
+    axes.set(title=network, xlabel=r"$\log_{10} \|G\|$", ylabel="density")
+_ = panels[0].legend()
+plt.show()
+
+# %% [markdown]
+# ## How strongly were the outliers selected?
+#
+# *Selected* and *random* are two points on a line. In {numref}`fig-ood-selection` the random test outliers are cut down to the share of which the reference network is surest, with ($\varepsilon$, $T$) as chosen on the selected ones and on the random ones. Selection hurts every score that rises when confidence falls. It cannot hurt a score that has nothing to do with confidence, and it *helps* one that rises with it. So what ImageNet-O measures is in part how little a score agrees with MSP.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One panel for each network: AUROC against the share of the random outliers that is kept, one line for each score; the lines of the scores fan out as fewer are kept."}, "figure": {"name": "fig-ood-selection", "caption": "AUROC against the share of the random outliers that is kept, those of which the reference network is surest. Means over the networks of an architecture. Gradient (selected) has the epsilon and T that were chosen on selected outliers, gradient (random) those of random ones. Dotted: chance."}}
+SELECTION = {
+    "msp": "MSP",
+    "max_logit": "MaxLogit",
+    "odin": "ODIN (random)",
+    "gradient": "gradient (random)",
+    "gradient_as_selected": "gradient (selected)",
+}
+if p.dataset == "fashion_mnist20k":
+    SELECTION |= {"mahalanobis": "Mahalanobis"}
+panels = plt.subplots(
+    1, len(p.networks), figsize=(figures.WIDTH, 3.5), sharey=True, squeeze=False
+)[1][0]
+kept = np.array([1, 0.7, 0.5, 0.35, 0.25, 0.15])
+for axes, network in zip(panels, p.networks, strict=True):
+    for (method, label), color in zip(SELECTION.items(), figures.PALETTE, strict=False):
+        heights = [
+            ood.selected_aurocs(results, name, method, kept)
+            for name in results.outcomes
+            if name[0] == network
+        ]
+        axes.plot(kept, np.mean(heights, axis=0), "o-", color=color, label=label, markersize=3)
+    axes.axhline(0.5, color="black", linestyle=":", linewidth=1)
+    axes.set(title=network, xlabel="share kept", xscale="log")
+    axes.set_xticks([1, 0.5, 0.25, 0.15], ["1", ".5", ".25", ".15"])
+    axes.minorticks_off()
+    axes.invert_xaxis()
+panels[0].set(ylabel="AUROC")
+_ = panels[0].figure.legend(
+    *panels[0].get_legend_handles_labels(), loc="outside lower center", ncol=3
+)
+plt.show()
+
