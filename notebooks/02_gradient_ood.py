@@ -186,7 +186,11 @@ outcomes = ood.judge(run, validation)
 results = ood.Results(run, outcomes)
 chosen = [
     dict(
-        network=network, outliers=kind, score=score, epsilon=cell[0], temperature=cell[1]
+        network=network,
+        outliers=kind,
+        score=score,
+        epsilon=cell[0],
+        temperature=cell[1],
     )
     for network in p.networks
     for kind in ood.VALIDATED
@@ -296,6 +300,8 @@ figures.number_table(pd.DataFrame(counted).T)
 # Each claim *holds* if the whole 95 % interval satisfies it, for every network; it *fails* if for some network none of it does; otherwise it is *inconclusive*. Claims C2.4 to C2.7 and C2.9 are in chapter [](03_gradient_ood_anatomy.ipynb).
 
 # %%
+import itertools
+
 from nuisance.metrics.intervals import Condition
 
 
@@ -314,11 +320,13 @@ def gap(kind, one, other, **bound):
 order = ["gradient", "odin", "max_logit", "msp"]
 conditions = [
     condition
-    for one, other in zip(order, order[1:], strict=False)
+    for one, other in itertools.pairwise(order)
     for condition in gap("selected", one, other, at_least=0)
 ]
 conditions += [
-    Condition(f"{network}: MSP", results.metric(network, "selected", "msp"), at_most=0.5)
+    Condition(
+        f"{network}: MSP", results.metric(network, "selected", "msp"), at_most=0.5
+    )
     for network in p.networks
 ]
 _ = run.claim(

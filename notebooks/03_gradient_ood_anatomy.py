@@ -67,7 +67,10 @@ from nuisance import study
 from nuisance.experiments import gradient_ood_settings as chapter
 
 run = study.start(
-    "03_gradient_ood_anatomy", globals(), defaults=chapter.DEFAULTS, limits=chapter.LIMITS
+    "03_gradient_ood_anatomy",
+    globals(),
+    defaults=chapter.DEFAULTS,
+    limits=chapter.LIMITS,
 )
 p = run.parameters
 run
@@ -165,7 +168,6 @@ for kind in ood.VALIDATED:
             spread[kind, score, network] = Interval(temperature, low, high), again
             cell = f"({epsilon:g}, {temperature:g}), T in [{low:g}, {high:g}]"
             optima.append((kind, score, network, cell))
-            setting = f"{network}, {kind}"
 frame = pd.DataFrame(optima, columns=["outliers", "score", "network", "cell"])
 frame.pivot(index=["outliers", "score"], columns="network", values="cell")
 
@@ -173,10 +175,12 @@ frame.pivot(index=["outliers", "score"], columns="network", values="cell")
 from nuisance import published
 
 printed = published.table("gradient_ood_optima")
-printed["cell"] = [f"({e:g}, {t:g})" for e, t in printed[["epsilon", "temperature"]].values]
-printed.pivot(index=["outlier", "method"], columns="network", values="cell").rename_axis(
-    columns="printed"
-)
+printed["cell"] = [
+    f"({e:g}, {t:g})" for e, t in printed[["epsilon", "temperature"]].values
+]
+printed.pivot(
+    index=["outlier", "method"], columns="network", values="cell"
+).rename_axis(columns="printed")
 
 # %% [markdown]
 # ## Step and temperature apart
@@ -216,7 +220,9 @@ def parts_table(title, names, printed_network):
     run.table(title, rows)
     frame = pd.DataFrame(rows).assign(method=lambda of: of.method.map(names))
     frame = frame[frame.metric == "auroc"]
-    frame["ours"] = [f"{r.value:.3f} [{r.low:.2f}, {r.high:.2f}]" for r in frame.itertuples()]
+    frame["ours"] = [
+        f"{r.value:.3f} [{r.low:.2f}, {r.high:.2f}]" for r in frame.itertuples()
+    ]
     wide = frame.pivot_table(
         index="method", columns="setting", values="ours", aggfunc="first", sort=False
     )
@@ -294,8 +300,14 @@ panels = plt.subplots(
 for line, network in zip(panels, p.networks, strict=True):
     for axes, kind in zip(line, ood.VALIDATED, strict=True):
         temperatures = validation.cells[network, kind][1]
-        g = [validation.on_cells(network, of, kind, "gradient")[:, 0] for of in ("known", kind)]
-        s = [-validation.on_cells(network, of, kind, "odin")[:, 0] for of in ("known", kind)]
+        g = [
+            validation.on_cells(network, of, kind, "gradient")[:, 0]
+            for of in ("known", kind)
+        ]
+        s = [
+            -validation.on_cells(network, of, kind, "odin")[:, 0]
+            for of in ("known", kind)
+        ]
         t = torch.tensor(temperatures, dtype=torch.float64)
         found = {
             "g": g,
@@ -304,7 +316,9 @@ for line, network in zip(panels, p.networks, strict=True):
         }
         for (name, scores), color in zip(found.items(), figures.PALETTE, strict=False):
             heights = [auroc(scores[0][:, i], scores[1][:, i]) for i in range(len(t))]
-            axes.plot(temperatures, heights, "o-", color=color, label=name, markersize=3)
+            axes.plot(
+                temperatures, heights, "o-", color=color, label=name, markersize=3
+            )
         axes.axhline(0.5, color="black", linestyle=":", linewidth=1)
         axes.set(xscale="log", title=f"{network}, {kind}", ylim=(0, 1))
         axes.title.set_fontsize("small")
@@ -321,9 +335,9 @@ plt.show()
 # {numref}`fig-ood-component` is the thesis' figure 5.1, the histogram of $\|G\|$ at $T = 1$, for known images and for outliers that were not selected and that were.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Histograms of the logarithm of the component G at temperature one, for known images, random outliers and selected outliers; one panel for each network."}, "figure": {"name": "fig-ood-component", "caption": "The component ||G|| of test images at T = 1 without a step (logarithmic), for known images and for random and selected outliers. First network of every architecture."}}
-panels = plt.subplots(
-    1, len(p.networks), figsize=(figures.WIDTH, 3), squeeze=False
-)[1][0]
+panels = plt.subplots(1, len(p.networks), figsize=(figures.WIDTH, 3), squeeze=False)[1][
+    0
+]
 for axes, network in zip(panels, p.networks, strict=True):
     outcome = results.outcomes[network, p.seeds[0]]
     for number, kind in enumerate(("known", "random", "selected")):
@@ -362,7 +376,9 @@ for axes, network in zip(panels, p.networks, strict=True):
             for name in results.outcomes
             if name[0] == network
         ]
-        axes.plot(kept, np.mean(heights, axis=0), "o-", color=color, label=label, markersize=3)
+        axes.plot(
+            kept, np.mean(heights, axis=0), "o-", color=color, label=label, markersize=3
+        )
     axes.axhline(0.5, color="black", linestyle=":", linewidth=1)
     axes.set(title=network, xlabel="share kept", xscale="log")
     axes.set_xticks([1, 0.5, 0.25, 0.15], ["1", ".5", ".25", ".15"])
@@ -374,3 +390,224 @@ _ = panels[0].figure.legend(
 )
 plt.show()
 
+# %% [markdown]
+# ## What it costs
+#
+# The thesis counts about four forward passes a score and scores one image at a time. What follows was measured by `benchmarks/gradient_norm.py` on the machine that it names, one thread, methods interleaved in one process; it is the record of that run and not of this one. *Loop* is the thesis' way written out plainly; *vmap* takes the gradients of four images at once by `torch.func`; *pytorch-ood* is that library's detector of the same kind, without a perturbation. *Floor* is what no exact way can avoid: two forward passes and two backward passes through the activations.
+
+# %%
+cases = pd.DataFrame(study.load_benchmark("gradient_norm"))
+cases[["what", "network"]] = cases.case.str.extract(r"(.*), (.*), batch \d+")
+largest = cases[
+    cases.batch == cases.groupby(["what", "network"]).batch.transform("max")
+]
+largest = largest[~largest.what.str.startswith("grid")]
+names = {
+    ("score", "loop"): "over the loop",
+    ("floor", "loop"): "the floor over the loop",
+    ("score", "vmap"): "over vmap",
+    ("score without perturbation", "pytorch-ood"): "over pytorch-ood",
+    ("forward", "score"): "in forward passes",
+}
+largest["column"] = [
+    names[pair] for pair in zip(largest.what, largest.peer, strict=True)
+]
+cost = largest.pivot(
+    index=["network", "batch", "weights"], columns="column", values="ratio"
+)
+figures.number_table(cost[list(names.values())].rename_axis(columns=None), 2)
+
+# %%
+grids = cases[cases.what.str.startswith("grid")]
+memory = cases[cases.memory_ratio.notna()]
+for row in grids.itertuples():
+    print(f"{row.case}: {row.ratio:.2f} times as fast as the loop, cell by cell")
+for row in memory.itertuples():
+    print(f"{row.case}: vmap takes {row.memory_ratio:.2f} times the memory")
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: milliseconds an image against the batch size for two networks, ours and the loop. Right: milliseconds an image against the number of weights for all networks, ours and the loop."}, "figure": {"name": "fig-ood-cost", "caption": "Milliseconds an image of process time on one thread: against the batch size (left; the loop takes one image at a time, whatever the batch) and against the number of weights (right, at the largest batch). One run of benchmarks/gradient_norm.py."}}
+panels = plt.subplots(1, 2, figsize=(figures.WIDTH, 3.3))[1]
+scored = cases[(cases.what == "score") & (cases.peer == "loop")]
+for number, network in enumerate(("SmallCNN", "ResNet-18")):
+    of = scored[scored.network == network]
+    color = figures.PALETTE[number]
+    panels[0].plot(of.batch, of.ours_ms, "o-", color=color, label=f"{network}, ours")
+    panels[0].plot(of.batch, of.peer_ms, "s--", color=color, label=f"{network}, loop")
+panels[0].set(xscale="log", yscale="log", xlabel="batch size", ylabel="ms an image")
+panels[0].set_xticks([1, 2, 4, 8, 16, 32, 64], [1, 2, 4, 8, 16, 32, 64])
+panels[0].minorticks_off()
+of = scored[scored.batch == scored.groupby("network").batch.transform("max")]
+panels[1].plot(of.weights, of.ours_ms, "o", label="ours")
+panels[1].plot(of.weights, of.peer_ms, "s", label="loop", fillstyle="none")
+for row in of.itertuples():
+    panels[1].annotate(
+        row.network, (row.weights, row.ours_ms), fontsize=6, rotation=-25
+    )
+panels[1].set(xscale="log", yscale="log", xlabel="weights", ylabel="ms an image")
+for axes in panels:
+    axes.legend(fontsize="x-small")
+plt.show()
+
+# %% [markdown]
+# ### When temperatures may be merged
+#
+# For large $T$ the score times $T$ converges, and so does its ranking. `score_grid(..., merge_from=20)` computes one column for all temperatures from 20 on, nearly twice as fast. That is an **approximation**, and the result says so. The rank correlation of the column $T = 1000$ with others, over all validation images of the first network, without a step:
+
+# %%
+from scipy.stats import spearmanr
+
+network = p.networks[0]
+temperatures = validation.cells[network, "selected"][1]
+columns = torch.cat(
+    [
+        validation.on_cells(network, of, "selected", "gradient")[:, 0]
+        for of in ("known", "selected")
+    ]
+)
+for place, temperature in enumerate(temperatures[:-1]):
+    rank = spearmanr(columns[:, place], columns[:, -1]).statistic
+    print(f"T = {temperature:4g}: {rank:.4f}")
+
+# %% [markdown]
+# ## The claims
+#
+# As in chapter [](02_gradient_ood.ipynb): a claim *holds* if the whole 95 % interval satisfies it for every network, and *fails* if for some network none of it does. The interval of a best temperature is over resamples of the validation images.
+
+# %%
+from itertools import pairwise
+
+from nuisance.metrics.intervals import Condition
+
+
+def gap(one, other, **bound):
+    """The condition on one method's AUROC minus another's on selected outliers, for every network."""
+    return [
+        Condition(
+            f"{network}: {one} - {other}",
+            results.difference(network, "selected", one, other),
+            **bound,
+        )
+        for network in p.networks
+    ]
+
+
+small = [
+    Condition(
+        f"{network}, {kind}: T",
+        spread[kind, "gradient", network][0],
+        at_least=2,
+        at_most=5,
+    )
+    for network in p.networks
+    for kind in ("selected", "restyled")
+]
+_ = run.claim("C2.4-small", "The gradient score's best temperature is 2 to 5.", small)
+
+# %%
+equal = []
+for kind in ("selected", "restyled"):
+    for one, two in pairwise(p.networks):
+        (best, again), (other, other_again) = (
+            spread[kind, "gradient", network] for network in (one, two)
+        )
+        ratio = np.percentile(again / other_again, [2.5, 97.5])
+        interval = Interval(best.value / other.value, *ratio)
+        equal.append(
+            Condition(f"{kind}, T of {one} / {two}", interval, at_least=1, at_most=1)
+        )
+if equal:
+    run.claim("C2.4-equal", "That temperature is the same for all networks.", equal)
+larger = [
+    Condition(
+        f"{network}, {kind}: T of ODIN",
+        spread[kind, "odin", network][0],
+        at_least=max(5, spread[kind, "gradient", network][0].value),
+    )
+    for network in p.networks
+    for kind in ("selected", "restyled")
+]
+_ = run.claim("C2.4-odin", "ODIN's best temperature is larger (and above 5).", larger)
+
+# %%
+none, only_t, only_step, both = ABLATION
+conditions = gap(only_t, only_step, at_least=0)
+conditions += gap(only_step, none, at_least=-0.02, at_most=0.02)
+conditions += gap(both, only_t, at_least=0)
+_ = run.claim(
+    "C2.5",
+    "Temperature gains more than the step, which alone gains nothing (.02); both gain most.",
+    conditions,
+)
+
+# %%
+*blocks, last, everything = BLOCKS
+conditions = [
+    condition
+    for one, two in pairwise([*blocks, last])
+    for condition in gap(two, one, at_least=0)
+]
+conditions += gap(everything, last, at_most=0.002)
+_ = run.claim(
+    "C2.6",
+    "Every further block helps; stem and last layer add at most .002.",
+    conditions,
+)
+
+# %%
+conditions = [
+    Condition(
+        f"{network}: accuracy of the fifth with the largest scores - of all",
+        results.tail(network, "gradient@selected", 0.2),
+        at_most=0,
+    )
+    for network in p.networks
+]
+_ = run.claim("C2.7", "Accuracy falls with the gradient norm.", conditions)
+
+# %%
+passes = largest[largest.what == "forward"].set_index("network").ratio
+conditions = [
+    Condition(
+        network,
+        Interval(passes[network], passes[network], passes[network]),
+        at_least=4,
+        at_most=6,
+    )
+    for network in ("ResNet-18", "WRN-28-10", "EfficientNet-lite0")
+]
+_ = run.claim(
+    "C2.9", "A score costs 4 to 6 forward passes (one benchmark run).", conditions
+)
+
+# %%
+pd.DataFrame(run.claims).set_index("id").rename_axis(None)
+
+# %%
+for claim in run.claims:
+    print(claim["id"], claim["verdict"])
+
+# %% tags=["hide-input"]
+run.record(
+    **{
+        f"{kind}_{score}_{what}_{network}": value
+        for kind in ood.VALIDATED
+        for score in ("gradient", "odin")
+        for network in p.networks
+        for what, value in zip(
+            ("epsilon", "T"), validation.best(network, kind, score), strict=True
+        )
+    },
+    **{
+        f"selected_{method}_{network}": results.metric(
+            network, "selected", method
+        ).value
+        for method in (*ABLATION, *BLOCKS)
+        for network in p.networks
+    },
+    **{
+        f"tail_{network}": results.tail(network, "gradient@selected", 0.2).value
+        for network in p.networks
+    },
+    **{f"passes_{network}": value for network, value in passes.items()},
+)
+_ = run.finish()

@@ -327,6 +327,17 @@ def test_rules_are_what_autograd_says(name):
         check_rule(layer, 2 + 3 * torch.randn(shape), memory_format=torch.channels_last)
 
 
+def test_a_gradient_that_is_spread_out_by_a_pooling_in_channels_last():
+    # What reaches the layer before a pooling is one number repeated, in no memory format of its own.
+    torch.manual_seed(0)
+    layer, a = nn.BatchNorm2d(6, eps=0.1).double().eval(), torch.randn(2, 6, 4, 4, dtype=torch.float64)
+    layer.running_mean.normal_()
+    pooled = torch.randn(2, 6, 1, 1, dtype=torch.float64).expand(2, 6, 4, 4)
+    rule = layer_norms.rule_of(layer)
+    last = rule(layer, a.contiguous(memory_format=torch.channels_last), pooled)
+    torch.testing.assert_close(last, rule(layer, a, pooled.contiguous()), rtol=1e-12, atol=0)
+
+
 def test_a_layer_that_computes_in_its_own_way_has_no_rule():
     class Doubled(nn.Linear):
         def forward(self, x):

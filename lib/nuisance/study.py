@@ -265,6 +265,22 @@ def load_record(stem: str, scale: str = "reduced") -> dict[str, Any]:
         raise DataError(f"The record {path} is missing or damaged; {mend}.") from error
 
 
+def load_benchmark(name: str) -> list[dict[str, Any]]:
+    """The cases of a committed benchmark, ``benchmarks/results/<name>.json``.
+
+    Raises
+    ------
+    DataError
+        If it is not there or cannot be read.
+    """
+    path = paths.ROOT / "benchmarks" / "results" / f"{name}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["cases"]
+    except (OSError, ValueError, KeyError) as error:
+        mend = f"bring it back with `git checkout -- benchmarks/results/{name}.json`"
+        raise DataError(f"The benchmark {path} is missing or damaged; {mend}.") from error
+
+
 def source(*functions: Callable[..., Any]) -> Markdown:
     """The library's own code, to be shown in a chapter: never a copy."""
     codes = (textwrap.dedent(inspect.getsource(function)).rstrip() for function in functions)

@@ -214,10 +214,11 @@ def batch_norm(layer: nn.Module, a: Tensor, g: Tensor) -> Tensor:
         )
         return torch.stack([of_weight, of_bias], -1).view(copies, -1)
 
-    if a.ndim == 2 or (a.is_contiguous() and g.is_contiguous()):
-        return _squares(sums(a, g, images))
-    # Channels last: a reshape would copy.
-    return _squares(torch.cat([sums(a[i : i + 1], g[i : i + 1], 1) for i in range(images)]))
+    if a.ndim == 4 and not a.is_contiguous() and a.is_contiguous(memory_format=torch.channels_last):
+        # A reshape would copy. The kernel is wrong where one of the two has another format, as g has behind a pooling.
+        g = g.contiguous(memory_format=torch.channels_last)
+        return _squares(torch.cat([sums(a[i : i + 1], g[i : i + 1], 1) for i in range(images)]))
+    return _squares(sums(a.contiguous(), g.contiguous(), images))
 
 
 def group_norm(layer: nn.Module, a: Tensor, g: Tensor) -> Tensor:
