@@ -611,3 +611,53 @@ run.record(
     **{f"passes_{network}": value for network, value in passes.items()},
 )
 _ = run.finish()
+
+# %% [markdown]
+# ## On photographs
+#
+# The same looks in the records of two other runs of this chapter: `dataset="imagenet"`, three EfficientNet-lite networks (the whole grid on the first with selected outliers, a coarser one elsewhere), and `dataset="cifar10"`, a ResNet-20. What they were run on is told in chapter [](02_gradient_ood.ipynb).
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Heat maps of validation AUROC of the gradient score on photographs, for three networks and three kinds of outliers."}, "figure": {"name": "fig-ood-heat-photos", "caption": "Photographs: validation AUROC of the gradient score in every cell. Record of another run."}}
+photos = study.load_record("03_gradient_ood_anatomy@imagenet")
+heat_maps(photos["tables"]["Validation AUROC by cell"], "gradient")
+plt.show()
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Heat maps of validation AUROC of ODIN on photographs, for three networks and three kinds of outliers."}, "figure": {"name": "fig-ood-heat-photos-odin", "caption": "Photographs: validation AUROC of ODIN in every cell. Record of another run."}}
+heat_maps(photos["tables"]["Validation AUROC by cell"], "odin")
+plt.show()
+
+
+# %%
+def recorded(record, title):
+    """A recorded table of AUROCs: methods down, networks across."""
+    frame = pd.DataFrame(record["tables"][title])
+    frame = frame[frame.metric == "auroc"]
+    frame["ours"] = [
+        f"{r.value:.3f} [{r.low:.2f}, {r.high:.2f}]" for r in frame.itertuples()
+    ]
+    order = dict(columns="setting", values="ours", aggfunc="first", sort=False)
+    wide = frame.pivot_table(index="method", **order)
+    wide["printed"] = frame.drop_duplicates("method").set_index("method").printed
+    return figures.number_table(wide).rename_axis(index=None, columns="AUROC")
+
+
+tables = ("Ablation of step and temperature", "Blocks")
+pd.concat({title: recorded(photos, title) for title in tables})
+
+# %%
+pd.DataFrame(photos["claims"]).set_index("id").rename_axis(None)
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Heat maps of validation AUROC of the gradient score of a ResNet-20 on CIFAR-10 for three kinds of outliers."}, "figure": {"name": "fig-ood-heat-cifar", "caption": "CIFAR-10: validation AUROC of the gradient score in every cell of the thesis' grid. Record of another run."}}
+cifar = study.load_record("03_gradient_ood_anatomy@cifar10")
+heat_maps(cifar["tables"]["Validation AUROC by cell"], "gradient")
+plt.show()
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Heat maps of validation AUROC of ODIN of a ResNet-20 on CIFAR-10 for three kinds of outliers."}, "figure": {"name": "fig-ood-heat-cifar-odin", "caption": "CIFAR-10: validation AUROC of ODIN in every cell of the thesis' grid. Record of another run."}}
+heat_maps(cifar["tables"]["Validation AUROC by cell"], "odin")
+plt.show()
+
+# %%
+pd.concat({title: recorded(cifar, title) for title in tables})
+
+# %%
+pd.DataFrame(cifar["claims"]).set_index("id").rename_axis(None)
