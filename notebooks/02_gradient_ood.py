@@ -402,6 +402,15 @@ run.record(
 _ = run.finish()
 
 # %% [markdown]
+# ### What the verdicts say
+#
+# **The thesis' pattern shows on garments.** On selected outliers MSP is worse than chance ({glue:text}`selected_msp_small_resnet:.2f` for the small ResNet, {glue:text}`selected_msp_small_cnn:.2f` for the CNN): that is what selection means. ODIN and MaxLogit repair little of it ({glue:text}`selected_odin_small_resnet:.2f` and {glue:text}`selected_max_logit_small_resnet:.2f`), the gradient score most ({glue:text}`selected_gradient_small_resnet:.2f`, and {glue:text}`selected_gradient_small_cnn:.2f` for the CNN). It beats all three (C2.1-gradient: {glue:text}`C2.1-gradient_verdict:s`) and the ensemble (C2.8: {glue:text}`C2.8_verdict:s`), although the ensemble's measure was picked on the test images. The full order of the claim, with ODIN before MaxLogit, is another matter (C2.1: {glue:text}`C2.1_verdict:s`).
+#
+# **Without selection the advantage is gone.** On random outliers from the same pool gradient and ODIN are within a few hundredths of each other and of MSP (C2.2: {glue:text}`C2.2_verdict:s`), as on the thesis' ImageNet-G; and on restyled images the gradient is no better than ODIN (C2.3: {glue:text}`C2.3_verdict:s`). So *new class or new style* is not what decides. What decides is whether the outliers were chosen against confidence.
+#
+# **And others do better.** The thesis compares with scores that read the logits. A Mahalanobis distance in the last features has {glue:text}`selected_mahalanobis_small_resnet:.2f` on selected, {glue:text}`random_mahalanobis_small_resnet:.2f` on random and {glue:text}`restyled_mahalanobis_small_resnet:.2f` on restyled outliers, and needs neither outliers to be chosen by nor a backward pass, but the training images. On digits the small CNN is *surer* than on garments (MSP {glue:text}`digits_msp_small_cnn:.2f`), and every score that reads logits or gradients fails with it.
+
+# %% [markdown]
 # ## On photographs
 #
 # Garments of 28 pixels and networks trained in seconds are a stand-in. So this chapter was also run with `dataset="imagenet"`, on three networks that were trained on all of ImageNet {cite:p}`deng2009imagenet`: EfficientNet-lite0, 1 and 2. Known images are 400 true ImageNet validation images (of ten classes), 100 to choose by and 300 to report. The pool of outliers are 400 textures {cite:p}`cimpoi2014describing` (without those that ImageNet knows) and 500 photographs of forests, neither ImageNet-O nor ImageNet-G, but made the same way: *selected* are the 200 of which EfficientNet-lite2 is surest, *random* are 200 at random. The tables are the record of that run, `results/reduced/02_gradient_ood@imagenet.json`.
@@ -440,3 +449,35 @@ pd.concat({m: shown(cifar["tables"][m]) for m in METRICS[1:]}, names=["metric"])
 
 # %%
 pd.DataFrame(cifar["claims"]).set_index("id").rename_axis(None)
+
+# %% [markdown]
+# ## What the thesis left open, and where its text and code disagree
+#
+# - **Temperature.** Two of its equations divide the *input* by $T$; its other equations and its code divide the logits, and so do we.
+# - **The class is picked again** at the perturbed input; a line with the original class stands in the code as a comment. A zero gradient counts as positive. The perturbed image is not clipped to [0, 1].
+# - **Not GradNorm.** The score of that name {cite:p}`huang2021importance` has a uniform target, an L1 norm, the last layer's weights alone, and the opposite sign: high means known. It is in the tables as *GradNorm (other)*.
+# - **The best ensemble measure is picked on test images**, which flatters the ensemble; the grid's best cell is picked on outliers of the kind that is tested, which flatters ODIN and the gradient.
+# - **Ties and edges.** ODIN's optima often lie on the edge of the grid, in the thesis and here; a larger grid might help it.
+# - **Counting.** With saturated confidences the sweep of thresholds can miss the band around 95 % altogether, and is then not a number; the exact metrics cannot.
+# - **Training recipes** of its WRN-28-10 and of its ensemble are not at hand; nor is how its ImageNet-G was validated.
+#
+# ## Summary
+#
+# - The gradient score is the norm over all weights of the gradient of the log-probability of the predicted class; for a batch it costs two forward and two backward passes through the activations, and norms layer by layer, exactly.
+# - On outliers that were *selected* for a network's confidence it is far ahead of every score of the logits, and of an ensemble.
+# - On outliers that were not, it is as good as ODIN, and on new styles no better.
+# - Ask of every OOD benchmark how its outliers were chosen, and against whom.
+#
+# ## Exercises
+#
+# 1. Let another architecture be the `reference`. Does the gradient score's advantage depend on who selected?
+# 2. Add a score of your own: a subclass of `nuisance.ood.score.Score` with `_scores(x)`. Put it into `score_tests` and compare.
+# 3. Run `dataset="imagenet"` with a folder of images of yours in `outlier_folders`.
+#
+# ```{dropdown} Hints
+# 1\. `papermill notebooks/02_gradient_ood.ipynb out.ipynb -p reference small_resnet`.
+#
+# 2\. The norm of the features, say, or the gradient score over `layers=["fc"]` alone. The store notices the change and computes anew what depends on it.
+#
+# 3\. Without the validation images of ImageNet in `data_root` the run stops and tells what is missing.
+# ```

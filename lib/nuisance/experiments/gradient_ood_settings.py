@@ -20,6 +20,7 @@ _GARMENT_EPSILONS = [0, 0.001, 0.002, 0.004, 0.006, 0.01, 0.015, 0.02, 0.03, 0.0
 DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("reduced", "fashion_mnist20k"): {
         **_COMMON,
+        "resamples": 300,
         "seeds": [0, 1, 2, 3],
         "networks": ["small_cnn", "small_resnet"],
         "reference": "small_cnn",

@@ -17,7 +17,7 @@ from nuisance.experiments.gradient_ood import CHOSEN_ON, score_tests, train
 from nuisance.experiments.gradient_ood_grid import grid
 from nuisance.experiments.gradient_ood_sets import Weights, make_network, reference_confidences
 from nuisance.experiments.gradient_ood_settings import SETS
-from nuisance.metrics.detection import auroc, bootstrap, bootstrap_difference, detection_metrics
+from nuisance.metrics.detection import METRICS, auroc, bootstrap, bootstrap_difference, detection_metrics
 from nuisance.metrics.intervals import Interval, mean_interval
 from nuisance.models.pretrained import stages
 from nuisance.ood.ensemble import MEASURES, measures
@@ -249,6 +249,7 @@ class Results:
         self.methods = [
             name for name in METHODS if name in (*first["selected"], *(["ensemble"] if ensemble else []))
         ]
+        self._bootstraps: dict[tuple[str, str, str], dict[str, Interval]] = {}
         self._measures: dict[tuple[str, str], tuple[str, Tensor, Tensor]] = {}
 
     def scores(self, network: tuple[str, int], images: str, method: str) -> tuple[Tensor, Tensor]:
@@ -288,9 +289,13 @@ class Results:
         if len(networks) > 1 and method != "ensemble":
             values = [detection_metrics(*self.scores(n, images, method))[metric] for n in networks]
             return mean_interval(values)
-        scores = self.scores(networks[0], images, method)
-        found = bootstrap(*scores, resamples=self.parameters.resamples, generator=generator(0))[metric]
-        return Interval(detection_metrics(*scores)[metric], found.low, found.high)
+        key = architecture, images, method
+        if key not in self._bootstraps:
+            scores, resamples = self.scores(networks[0], images, method), self.parameters.resamples
+            exact = detection_metrics(*scores)
+            drawn = bootstrap(*scores, resamples=resamples, generator=generator(0))
+            self._bootstraps[key] = {m: Interval(exact[m], drawn[m].low, drawn[m].high) for m in METRICS}
+        return self._bootstraps[key][metric]
 
     def difference(self, architecture: str, images: str, one: str, other: str) -> Interval:
         """AUROC of one method minus that of another on the same images, network by network."""
