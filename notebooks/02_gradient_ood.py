@@ -153,7 +153,7 @@ study.source(layer_norms.linear, layer_norms.gram_of_patches, layer_norms._diago
 import torch
 import torch.nn.functional as F
 
-network = sets.make_network(
+net = sets.make_network(
     p.networks[0],
     data_root=str(p.data_root),
     settings=vars(p),
@@ -164,14 +164,14 @@ few = images["known"]["test"].pixels[:8].double() / 255
 
 def by_loop(x):
     """The gradient score of one image at T = 2, epsilon = 0, the plain way."""
-    logits = network(x)
+    logits = net(x)
     loss = F.cross_entropy(logits / 2, logits.argmax(1))
-    gradients = torch.autograd.grad(loss, list(network.parameters()))
+    gradients = torch.autograd.grad(loss, list(net.parameters()))
     return torch.sqrt(sum(gradient.square().sum() for gradient in gradients))
 
 
 loop = torch.stack([by_loop(image) for image in few.split(1)])
-largest = (GradientNorm(network, temperature=2.0).scores(few) / loop - 1).abs().max()
+largest = (GradientNorm(net, temperature=2.0).scores(few) / loop - 1).abs().max()
 print(f"largest relative difference below 1e-12: {largest.item() < 1e-12}")
 
 # %% [markdown]
@@ -186,16 +186,16 @@ outcomes = ood.judge(run, validation)
 results = ood.Results(run, outcomes)
 chosen = [
     dict(
-        network=network,
+        network=net,
         outliers=kind,
         score=score,
         epsilon=cell[0],
         temperature=cell[1],
     )
-    for network in p.networks
+    for net in p.networks
     for kind in ood.VALIDATED
     for score in ("gradient", "odin")
-    for cell in [validation.best(network, kind, score)]
+    for cell in [validation.best(net, kind, score)]
 ]
 pd.DataFrame(chosen).pivot(
     index=["outliers", "score"], columns="network", values=["epsilon", "temperature"]
@@ -204,8 +204,8 @@ pd.DataFrame(chosen).pivot(
 # %%
 from nuisance.metrics.detection import METRICS, detection_metrics
 
-for network in p.networks:
-    print(f"{network}: accuracy on known test images {results.accuracy(network)}")
+for net in p.networks:
+    print(f"{net}: accuracy on known test images {results.accuracy(net)}")
 
 study.source(detection_metrics)
 
@@ -246,14 +246,12 @@ def marks(rows):
     size = (figures.WIDTH, 0.26 * len(methods) + 1.1)
     panels = plt.subplots(1, len(kinds), figsize=size, sharey=True, sharex=True)[1]
     for axes, kind in zip(panels, kinds, strict=True):
-        for number, network in enumerate(frame.network.unique()):
-            of = frame[(frame.outliers == kind) & (frame.network == network)]
+        for number, net in enumerate(frame.network.unique()):
+            of = frame[(frame.outliers == kind) & (frame.network == net)]
             places = [methods.index(method) + 0.22 * number for method in of.method]
             reach = [of.value - of.low, of.high - of.value]
             look = dict(fmt="osD^"[number], color=figures.PALETTE[number], markersize=4)
-            axes.errorbar(
-                of.value, places, xerr=reach, capsize=2, label=network, **look
-            )
+            axes.errorbar(of.value, places, xerr=reach, capsize=2, label=net, **look)
         axes.axvline(0.5, color="black", linestyle=":", linewidth=1)
         axes.set(title=kind, xlabel="AUROC")
     panels[0].set_yticks(range(len(methods)), [ood.METHODS[name] for name in methods])
@@ -314,11 +312,11 @@ def gap(kind, one, other, **bound):
     """The condition that one method's AUROC minus another's is within a bound, for every network."""
     return [
         Condition(
-            f"{network}: {ood.METHODS[one]} - {ood.METHODS[other]}",
-            results.difference(network, kind, one, other),
+            f"{net}: {ood.METHODS[one]} - {ood.METHODS[other]}",
+            results.difference(net, kind, one, other),
             **bound,
         )
-        for network in p.networks
+        for net in p.networks
     ]
 
 
@@ -329,10 +327,8 @@ conditions = [
     for condition in gap("selected", one, other, at_least=0)
 ]
 conditions += [
-    Condition(
-        f"{network}: MSP", results.metric(network, "selected", "msp"), at_most=0.5
-    )
-    for network in p.networks
+    Condition(f"{net}: MSP", results.metric(net, "selected", "msp"), at_most=0.5)
+    for net in p.networks
 ]
 _ = run.claim(
     "C2.1",
@@ -356,17 +352,17 @@ _ = run.claim(
 
 # %%
 better = {
-    network: max(
+    net: max(
         ("odin", "max_logit"),
-        key=lambda method: results.metric(network, "restyled", method).value,
+        key=lambda method: results.metric(net, "restyled", method).value,
     )
-    for network in p.networks
+    for net in p.networks
 }
 conditions = [
     condition
-    for network, other in better.items()
+    for net, other in better.items()
     for condition in gap("restyled", "gradient", other, at_most=0)
-    if condition.what.startswith(f"{network}:")
+    if condition.what.startswith(f"{net}:")
 ]
 _ = run.claim(
     "C2.3",
@@ -393,10 +389,10 @@ for claim in run.claims:
 # %% tags=["hide-input"]
 run.record(
     **{
-        f"{kind}_{method}_{network}": results.metric(network, kind, method).value
+        f"{kind}_{method}_{net}": results.metric(net, kind, method).value
         for kind in results.sets
         for method in results.methods
-        for network in p.networks
+        for net in p.networks
     }
 )
 _ = run.finish()

@@ -103,21 +103,19 @@ pd.set_option("display.max_colwidth", None)
 heat = [
     study.row(
         score,
-        f"{network}, {kind}, epsilon {epsilon:g}, T {temperature:g}",
+        f"{net}, {kind}, epsilon {eps:g}, T {tau:g}",
         "validation auroc",
         Interval(value, value, value),
     )
-    for network in p.networks
+    for net in p.networks
     for kind in ood.VALIDATED
     for score in ("gradient", "odin")
-    for epsilon, line in zip(
-        validation.cells[network, kind][0],
-        validation.heat(network, kind, score),
+    for eps, line in zip(
+        validation.cells[net, kind][0],
+        validation.heat(net, kind, score),
         strict=True,
     )
-    for temperature, value in zip(
-        validation.cells[network, kind][1], line.tolist(), strict=True
-    )
+    for tau, value in zip(validation.cells[net, kind][1], line.tolist(), strict=True)
 ]
 run.table("Validation AUROC by cell", heat)
 
@@ -133,13 +131,13 @@ def heat_maps(rows, score):
     shape = dict(figsize=(figures.WIDTH, 2.3 * len(kinds) + 0.4), squeeze=False)
     panels = plt.subplots(len(kinds), len(networks), **shape)[1]
     for line, kind in zip(panels, kinds, strict=True):
-        for axes, network in zip(line, networks, strict=True):
-            of = frame[(frame.kind == kind) & (frame.network == network)]
+        for axes, net in zip(line, networks, strict=True):
+            of = frame[(frame.kind == kind) & (frame.network == net)]
             cells = of.pivot(index="epsilon", columns="T", values="value")
-            cells.columns = [f"{temperature:g}" for temperature in cells.columns]
+            cells.columns = [f"{tau:g}" for tau in cells.columns]
             look = dict(cmap="viridis", cbar_kws={"label": "AUROC"}, ax=axes)
             sns.heatmap(cells.iloc[::-1], yticklabels=max(1, len(cells) // 6), **look)
-            axes.set(title=f"{network}, {kind}", xlabel="T", ylabel=r"$\varepsilon$")
+            axes.set(title=f"{net}, {kind}", xlabel="T", ylabel=r"$\varepsilon$")
             axes.tick_params(length=0, labelsize=7, axis="both")
             axes.title.set_fontsize("small")
 
@@ -161,13 +159,13 @@ import numpy as np
 spread, optima = {}, []
 for kind in ood.VALIDATED:
     for score in ("gradient", "odin"):
-        for network in p.networks:
-            epsilon, temperature = validation.best(network, kind, score)
-            again = validation.best_temperature(network, kind, score, p.resamples)
+        for net in p.networks:
+            eps, tau = validation.best(net, kind, score)
+            again = validation.best_temperature(net, kind, score, p.resamples)
             low, high = np.percentile(again, [2.5, 97.5], method="nearest")
-            spread[kind, score, network] = Interval(temperature, low, high), again
-            cell = f"({epsilon:g}, {temperature:g}), T in [{low:g}, {high:g}]"
-            optima.append((kind, score, network, cell))
+            spread[kind, score, net] = Interval(tau, low, high), again
+            cell = f"({eps:g}, {tau:g}), T in [{low:g}, {high:g}]"
+            optima.append((kind, score, net, cell))
 frame = pd.DataFrame(optima, columns=["outliers", "score", "network", "cell"])
 frame.pivot(index=["outliers", "score"], columns="network", values="cell")
 
@@ -202,9 +200,9 @@ def parts_table(title, names, printed_network):
     rows = [
         study.row(
             method,
-            network,
+            net,
             metric,
-            results.metric(network, "selected", method, metric),
+            results.metric(net, "selected", method, metric),
             published.value(
                 "gradient_ood",
                 network=printed_network,
@@ -213,7 +211,7 @@ def parts_table(title, names, printed_network):
                 metric=metric,
             ),
         )
-        for network in p.networks
+        for net in p.networks
         for method, name in names.items()
         for metric in WANTED
     ]
@@ -238,7 +236,7 @@ parts_table("Ablation of step and temperature", ABLATION, "resnet50")
 # Table 4.2 takes the norm over the weights of the first block of a network, then of the first two, and so on; *all* adds the stem and the last linear layer. The squares of the layers' norms add up, so one scoring gives all lines of the table.
 
 # %%
-stages = {network: ood.network_stages(network, run) for network in p.networks}
+stages = {net: ood.network_stages(net, run) for net in p.networks}
 count = min(len([s for s in of if s.startswith("stage")]) for of in stages.values())
 BLOCKS = {"blocks 1": "Gradient[blocks 1]"}
 BLOCKS |= {f"blocks {n}": f"Gradient[blocks 1-{n}]" for n in range(2, count + 1)}
@@ -260,18 +258,18 @@ panels = plt.subplots(
     1, len(p.networks), figsize=(figures.WIDTH, 3.1), sharey=True, squeeze=False
 )[1][0]
 shares = np.arange(0, 0.95, 0.05)
-for axes, network in zip(panels, p.networks, strict=True):
+for axes, net in zip(panels, p.networks, strict=True):
     for (score, label), color in zip(TAIL.items(), figures.PALETTE, strict=False):
         lines = np.array(
             [
                 ood.tail_accuracies(outcome["known"], score, shares)
                 for name, outcome in results.outcomes.items()
-                if name[0] == network
+                if name[0] == net
             ]
         )
         axes.plot(shares, lines.mean(0), color=color, label=label)
         axes.fill_between(shares, lines.min(0), lines.max(0), color=color, alpha=0.15)
-    axes.set(title=network, xlabel="share with smaller scores")
+    axes.set(title=net, xlabel="share with smaller scores")
 panels[0].set(ylabel="accuracy of the others")
 _ = panels[0].legend()
 plt.show()
@@ -297,18 +295,17 @@ panels = plt.subplots(
     sharey=True,
     squeeze=False,
 )[1]
-for line, network in zip(panels, p.networks, strict=True):
+for line, net in zip(panels, p.networks, strict=True):
     for axes, kind in zip(line, ood.VALIDATED, strict=True):
-        temperatures = validation.cells[network, kind][1]
+        taus = validation.cells[net, kind][1]
         g = [
-            validation.on_cells(network, of, kind, "gradient")[:, 0]
+            validation.on_cells(net, of, kind, "gradient")[:, 0]
             for of in ("known", kind)
         ]
         s = [
-            -validation.on_cells(network, of, kind, "odin")[:, 0]
-            for of in ("known", kind)
+            -validation.on_cells(net, of, kind, "odin")[:, 0] for of in ("known", kind)
         ]
-        t = torch.tensor(temperatures, dtype=torch.float64)
+        t = torch.tensor(taus, dtype=torch.float64)
         found = {
             "g": g,
             "||G||": [component_norm(a, b, t) for a, b in zip(g, s, strict=True)],
@@ -320,7 +317,7 @@ for line, network in zip(panels, p.networks, strict=True):
                 temperatures, heights, "o-", color=color, label=name, markersize=3
             )
         axes.axhline(0.5, color="black", linestyle=":", linewidth=1)
-        axes.set(xscale="log", title=f"{network}, {kind}", ylim=(0, 1))
+        axes.set(xscale="log", title=f"{net}, {kind}", ylim=(0, 1))
         axes.title.set_fontsize("small")
 for axes in panels[-1]:
     axes.set(xlabel="T")
@@ -338,15 +335,15 @@ plt.show()
 panels = plt.subplots(1, len(p.networks), figsize=(figures.WIDTH, 3), squeeze=False)[1][
     0
 ]
-for axes, network in zip(panels, p.networks, strict=True):
-    outcome = results.outcomes[network, p.seeds[0]]
+for axes, net in zip(panels, p.networks, strict=True):
+    outcome = results.outcomes[net, p.seeds[0]]
     for number, kind in enumerate(("known", "random", "selected")):
         of = outcome[kind]
         size = component_norm(of["gradient_plain"].double(), -of["msp"], 1.0)
         logs = size.clamp(min=1e-12).log10().numpy()
         look = dict(stat="density", element="step", alpha=0.25, bins=25, ax=axes)
         sns.histplot(logs, color=figures.PALETTE[number], label=kind, **look)
-    axes.set(title=network, xlabel=r"$\log_{10} \|G\|$", ylabel="density")
+    axes.set(title=net, xlabel=r"$\log_{10} \|G\|$", ylabel="density")
 _ = panels[0].legend()
 plt.show()
 
@@ -369,18 +366,18 @@ panels = plt.subplots(
     1, len(p.networks), figsize=(figures.WIDTH, 3.5), sharey=True, squeeze=False
 )[1][0]
 kept = np.array([1, 0.7, 0.5, 0.35, 0.25, 0.15])
-for axes, network in zip(panels, p.networks, strict=True):
+for axes, net in zip(panels, p.networks, strict=True):
     for (method, label), color in zip(SELECTION.items(), figures.PALETTE, strict=False):
         heights = [
             ood.selected_aurocs(results, name, method, kept)
             for name in results.outcomes
-            if name[0] == network
+            if name[0] == net
         ]
         axes.plot(
             kept, np.mean(heights, axis=0), "o-", color=color, label=label, markersize=3
         )
     axes.axhline(0.5, color="black", linestyle=":", linewidth=1)
-    axes.set(title=network, xlabel="share kept", xscale="log")
+    axes.set(title=net, xlabel="share kept", xscale="log")
     axes.set_xticks([1, 0.5, 0.25, 0.15], ["1", ".5", ".25", ".15"])
     axes.minorticks_off()
     axes.invert_xaxis()
@@ -428,11 +425,11 @@ for row in memory.itertuples():
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Left: milliseconds an image against the batch size for two networks, ours and the loop. Right: milliseconds an image against the number of weights for all networks, ours and the loop."}, "figure": {"name": "fig-ood-cost", "caption": "Milliseconds an image of process time on one thread: against the batch size (left; the loop takes one image at a time, whatever the batch) and against the number of weights (right, at the largest batch). One run of benchmarks/gradient_norm.py."}}
 panels = plt.subplots(1, 2, figsize=(figures.WIDTH, 3.3))[1]
 scored = cases[(cases.what == "score") & (cases.peer == "loop")]
-for number, network in enumerate(("SmallCNN", "ResNet-18")):
-    of = scored[scored.network == network]
+for number, net in enumerate(("SmallCNN", "ResNet-18")):
+    of = scored[scored.network == net]
     color = figures.PALETTE[number]
-    panels[0].plot(of.batch, of.ours_ms, "o-", color=color, label=f"{network}, ours")
-    panels[0].plot(of.batch, of.peer_ms, "s--", color=color, label=f"{network}, loop")
+    panels[0].plot(of.batch, of.ours_ms, "o-", color=color, label=f"{net}, ours")
+    panels[0].plot(of.batch, of.peer_ms, "s--", color=color, label=f"{net}, loop")
 panels[0].set(xscale="log", yscale="log", xlabel="batch size", ylabel="ms an image")
 panels[0].set_xticks([1, 2, 4, 8, 16, 32, 64], [1, 2, 4, 8, 16, 32, 64])
 panels[0].minorticks_off()
@@ -456,17 +453,17 @@ plt.show()
 # %%
 from scipy.stats import spearmanr
 
-network = p.networks[0]
-temperatures = validation.cells[network, "selected"][1]
+net = p.networks[0]
+taus = validation.cells[net, "selected"][1]
 columns = torch.cat(
     [
-        validation.on_cells(network, of, "selected", "gradient")[:, 0]
+        validation.on_cells(net, of, "selected", "gradient")[:, 0]
         for of in ("known", "selected")
     ]
 )
-for place, temperature in enumerate(temperatures[:-1]):
+for place, tau in enumerate(taus[:-1]):
     rank = spearmanr(columns[:, place], columns[:, -1]).statistic
-    print(f"T = {temperature:4g}: {rank:.4f}")
+    print(f"T = {tau:4g}: {rank:.4f}")
 
 # %% [markdown]
 # ## The claims
@@ -483,22 +480,22 @@ def gap(one, other, **bound):
     """The condition on one method's AUROC minus another's on selected outliers, for every network."""
     return [
         Condition(
-            f"{network}: {one} - {other}",
-            results.difference(network, "selected", one, other),
+            f"{net}: {one} - {other}",
+            results.difference(net, "selected", one, other),
             **bound,
         )
-        for network in p.networks
+        for net in p.networks
     ]
 
 
 small = [
     Condition(
-        f"{network}, {kind}: T",
-        spread[kind, "gradient", network][0],
+        f"{net}, {kind}: T",
+        spread[kind, "gradient", net][0],
         at_least=2,
         at_most=5,
     )
-    for network in p.networks
+    for net in p.networks
     for kind in ("selected", "restyled")
 ]
 _ = run.claim("C2.4-small", "The gradient score's best temperature is 2 to 5.", small)
@@ -508,7 +505,7 @@ equal = []
 for kind in ("selected", "restyled"):
     for one, two in pairwise(p.networks):
         (best, again), (other, other_again) = (
-            spread[kind, "gradient", network] for network in (one, two)
+            spread[kind, "gradient", net] for net in (one, two)
         )
         ratio = np.percentile(again / other_again, [2.5, 97.5])
         interval = Interval(best.value / other.value, *ratio)
@@ -519,11 +516,11 @@ if equal:
     run.claim("C2.4-equal", "That temperature is the same for all networks.", equal)
 larger = [
     Condition(
-        f"{network}, {kind}: T of ODIN",
-        spread[kind, "odin", network][0],
-        at_least=max(5, spread[kind, "gradient", network][0].value),
+        f"{net}, {kind}: T of ODIN",
+        spread[kind, "odin", net][0],
+        at_least=max(5, spread[kind, "gradient", net][0].value),
     )
-    for network in p.networks
+    for net in p.networks
     for kind in ("selected", "restyled")
 ]
 _ = run.claim("C2.4-odin", "ODIN's best temperature is larger (and above 5).", larger)
@@ -560,11 +557,11 @@ for identity, score, words in (
 ):
     conditions = [
         Condition(
-            f"{network}: accuracy of the fifth with the largest scores - of all",
-            results.tail(network, score, 0.2),
+            f"{net}: accuracy of the fifth with the largest scores - of all",
+            results.tail(net, score, 0.2),
             at_most=0,
         )
-        for network in p.networks
+        for net in p.networks
     ]
     run.claim(identity, f"Accuracy falls with the gradient score, {words}.", conditions)
 
@@ -572,12 +569,12 @@ for identity, score, words in (
 passes = largest[largest.what == "forward"].set_index("network").ratio
 conditions = [
     Condition(
-        network,
-        Interval(passes[network], passes[network], passes[network]),
+        net,
+        Interval(passes[net], passes[net], passes[net]),
         at_least=4,
         at_most=6,
     )
-    for network in ("ResNet-18", "WRN-28-10", "EfficientNet-lite0")
+    for net in ("ResNet-18", "WRN-28-10", "EfficientNet-lite0")
 ]
 _ = run.claim(
     "C2.9", "A score costs 4 to 6 forward passes (one benchmark run).", conditions
@@ -593,30 +590,28 @@ for claim in run.claims:
 # %% tags=["hide-input"]
 run.record(
     **{
-        f"{kind}_{score}_{what}_{network}": value
+        f"{kind}_{score}_{what}_{net}": value
         for kind in ood.VALIDATED
         for score in ("gradient", "odin")
-        for network in p.networks
+        for net in p.networks
         for what, value in zip(
-            ("epsilon", "T"), validation.best(network, kind, score), strict=True
+            ("epsilon", "T"), validation.best(net, kind, score), strict=True
         )
     },
     **{
-        f"selected_{method}_{network}": results.metric(
-            network, "selected", method
-        ).value
+        f"selected_{method}_{net}": results.metric(net, "selected", method).value
         for method in (*ABLATION, *BLOCKS)
-        for network in p.networks
+        for net in p.networks
     },
     **{
-        f"tail_{words}_{network}": results.tail(network, score, 0.2).value
+        f"tail_{words}_{net}": results.tail(net, score, 0.2).value
         for words, score in (
             ("plain", "gradient_plain"),
             ("chosen", "gradient@selected"),
         )
-        for network in p.networks
+        for net in p.networks
     },
-    **{f"passes_{network}": value for network, value in passes.items()},
+    **{f"passes_{net}": value for net, value in passes.items()},
 )
 _ = run.finish()
 

@@ -15,7 +15,6 @@ from nuisance.metrics.detection import (
     bootstrap,
     bootstrap_difference,
     detection_metrics,
-    tail_accuracy,
     threshold_sweep,
 )
 
@@ -219,23 +218,3 @@ def test_a_difference_needs_the_same_images_and_a_known_metric():
         bootstrap_difference((a, a), (a, a), metric="auc", generator=seeded())
     with pytest.raises(ParameterError, match="resamples is 0"):
         bootstrap_difference((a, a), (a, a), metric="auroc", resamples=0, generator=seeded())
-
-
-def test_tail_accuracy_by_hand():
-    scores = torch.tensor([5.0, 1.0, 3.0, 2.0, 4.0, 6.0, 7.0])
-    right = torch.tensor([False, True, True, True, True, False, True])
-    medians, accuracy = tail_accuracy(scores, right, bin_size=3)
-    # sorted 1 2 3 | 4 5 6 7, the seventh joins the last bin; right 1 1 1 | 1 0 0 1
-    assert medians.tolist() == [2, 5.5]
-    assert accuracy.tolist() == pytest.approx([5 / 7, 2 / 4])
-
-
-def test_tail_accuracy_refuses_what_has_no_bin():
-    with pytest.raises(InputError, match="499 images do not fill a bin of 500"):
-        tail_accuracy(torch.rand(499), torch.ones(499))
-    with pytest.raises(InputError, match="0 or 1 for each of the 4 scores"):
-        tail_accuracy(torch.rand(4), torch.full((4,), 0.5), bin_size=2)
-    with pytest.raises(InputError, match="0 or 1 for each of the 4 scores"):
-        tail_accuracy(torch.rand(4), torch.ones(3), bin_size=2)
-    with pytest.raises(ParameterError, match="bin_size is 0"):
-        tail_accuracy(torch.rand(4), torch.ones(4), bin_size=0)

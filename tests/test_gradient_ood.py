@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from nuisance.data.ood_sets import load_known_fashion
-from nuisance.errors import DataError
+from nuisance.errors import DataError, ParameterError
 from nuisance.experiments import gradient_ood, gradient_ood_settings
 from nuisance.experiments import gradient_ood_sets as sets
 from nuisance.experiments.gradient_ood_grid import grid
 from nuisance.experiments.gradient_ood_study import (
     Results,
     Validation,
+    _check,
     _chosen_cells,
     selected_aurocs,
     tail_accuracies,
@@ -51,19 +52,40 @@ def test_the_sets_are_what_they_are_called():
         "known": {"validation": 20, "test": 30},
         "selected": {"validation": 20, "test": 10},
         "random": {"validation": 20, "test": 10},
-        "restyled": {"validation": 10, "test": 10},
+        "restyled": {"validation": 20, "test": 10},
         "digits": {"validation": 20, "test": 10},
     }
-    selected = torch.cat([of.attributes["confidence"] for of in found["selected"].values()])
-    assert selected.sort().values.tolist() == CONFIDENCES.sort().values[30:].tolist()
-    anyone = torch.cat([of.attributes["confidence"] for of in found["random"].values()])
-    assert anyone.unique().numel() == 30  # no image twice, so none in both parts
-    assert anyone.mean() < selected.mean()
+    drawn = {
+        (name, part): set(found[name][part].attributes["confidence"].tolist())
+        for name in ("selected", "random")
+        for part in ("validation", "test")
+    }
+    for name in ("selected", "random"):
+        for other in ("selected", "random"):
+            assert not drawn[name, "validation"] & drawn[other, "test"]  # no image chooses and is reported
+    for part, count in (("validation", 20), ("test", 10)):
+        assert len(drawn["random", part]) == count
+        unselected = drawn["random", part] - drawn["selected", part]
+        assert min(drawn["selected", part]) > max(unselected)  # the surest of that part of the pool
     for parts in (found["selected"], found["random"]):
         assert set(torch.cat([of.labels for of in parts.values()]).tolist()) <= {1, 4, 7, 8}
     train = load_known_fashion([1, 4, 7, 8])[0]["train"]
-    assert sets.training_images(SETTINGS).labels.tolist() == train.labels.tolist()
-    assert torch.equal(found["known"]["test"].labels[:10], found["restyled"]["test"].labels)
+    images = sets.training_images("fashion_mnist20k", "", SETTINGS)
+    assert images.labels.tolist() == train.labels.tolist()
+
+
+def test_what_is_restyled_is_not_among_the_known_images():
+    def read(**more):
+        key = sets._key(SETTINGS | more)
+        known, _, unstyled, _ = sets._read("fashion_mnist20k", "small_cnn", "", key)
+        return known, unstyled
+
+    known, unstyled = read()
+    for part in ("validation", "test"):
+        here = {image.numpy().tobytes() for image in known[part].pixels}
+        assert not here & {image.numpy().tobytes() for image in unstyled[part].pixels}
+    with pytest.raises(DataError, match="images are wanted but there are only 1800"):
+        read(known_images=1795)
 
 
 def test_pool_files_leaves_out_classes(tmp_path):
@@ -78,17 +100,20 @@ def test_pool_files_leaves_out_classes(tmp_path):
 
 @pytest.fixture(scope="module")
 def trained():
-    case = {"epochs": 1, "settings": SETTINGS, "device": "cpu", "checkpoint": None}
-    return gradient_ood.train("small_cnn", 0, **case)["weights"]
+    return gradient_ood.train("small_cnn", 0, epochs=1, **COMMON)
+
+
+def network_of(weights):
+    return sets.make_network(
+        "small_cnn", dataset="fashion_mnist20k", data_root="", settings=SETTINGS, weights=weights
+    )
 
 
 def test_training_learns_and_repeats_to_the_bit(trained):
-    again = gradient_ood.train("small_cnn", 0, epochs=1, settings=SETTINGS, device="cpu", checkpoint=None)[
-        "weights"
-    ]
+    again = gradient_ood.train("small_cnn", 0, epochs=1, **COMMON)
     assert all(torch.equal(weight, again[name]) for name, weight in trained.items())
     known = load_known_fashion([1, 4, 7, 8])[0]["validation"]
-    model = sets.make_network("small_cnn", data_root="", settings=SETTINGS, weights=trained)
+    model = network_of(trained)
     logits = model(sets.prepare_inputs("small_cnn", known.pixels, "cpu"))
     assert (logits.argmax(1) == known.labels).float().mean() > 0.6
 
@@ -98,7 +123,7 @@ def test_a_part_of_the_grid_is_that_part_of_the_scores(trained):
     cells = {"epsilons": [0, 0.01], "temperatures": [1, 10]}
     found = grid("small_cnn", "selected", 5, count=10, **cells, **case)
     assert found["odin"].shape == found["gradient"].shape == (10, 2, 2)
-    model = sets.make_network("small_cnn", data_root="", settings=SETTINGS, weights=trained)
+    model = network_of(trained)
     x = sets.prepare_inputs("small_cnn", loaded()["selected"]["validation"].pixels[5:15], "cpu")
     expected = GradientNorm(model, epsilon=0.01, temperature=10).scores(x)
     torch.testing.assert_close(found["gradient"][:, 1, 1].float(), expected, rtol=1e-4, atol=0)
@@ -157,16 +182,17 @@ def test_results_of_one_network(trained):
         "random": {"odin": [0.0, 1.0], "gradient": [0.0, 1.0]},
         "restyled": {"odin": [0.0, 5.0], "gradient": [0.0, 5.0]},
     }
-    outcome = gradient_ood.score_tests(
-        "small_cnn", 0, cells=cells, confidences=CONFIDENCES, weights=trained, **COMMON
-    )
-    model = sets.make_network("small_cnn", data_root="", settings=SETTINGS, weights=trained)
+    case = {"cells": cells, "confidences": CONFIDENCES, "weights": trained} | COMMON
+    outcome = {images: gradient_ood.score_tests("small_cnn", 0, images, **case) for images in loaded()}
+    model = network_of(trained)
     known = sets.prepare_inputs("small_cnn", loaded()["known"]["test"].pixels, "cpu")
     expected = GradientNorm(model, epsilon=0.01, temperature=2).scores(known)
     torch.testing.assert_close(outcome["known"]["gradient@selected"], expected, rtol=1e-4, atol=1e-9)
     torch.testing.assert_close(outcome["known"]["stages"].norm(dim=1), expected, rtol=1e-4, atol=1e-9)
     assert outcome["known"]["stages"].shape[1] == len(stages(model))
-    parameters = SimpleNamespace(networks=["small_cnn"], seeds=[0], resamples=100, dataset="fashion_mnist20k")
+    parameters = SimpleNamespace(
+        networks=["small_cnn"], seeds=[0], resamples=100, dataset="fashion_mnist20k", scale="reduced"
+    )
     results = Results(SimpleNamespace(parameters=parameters), {("small_cnn", 0): outcome})
     assert results.sets == ["selected", "random", "restyled", "digits"]
     assert "ensemble" not in results.methods
@@ -183,6 +209,8 @@ def test_results_of_one_network(trained):
     torch.testing.assert_close(everything, outcome["known"]["gradient@selected"])
     one_block = results.scores(("small_cnn", 0), "selected", "blocks 1")[0]
     torch.testing.assert_close(one_block, outcome["known"]["stages"][:, 0])
+    with pytest.raises(KeyError):
+        results.scores(("small_cnn", 0), "selected", "confidence")
     rows = results.rows("auroc")
     assert len(rows) == 4 * len(results.methods)
     assert {row["printed"] for row in rows if row["method"] == "msp"} == {0.474, 0.803, None}
@@ -223,6 +251,32 @@ def test_the_best_ensemble_is_the_best_of_six():
     mean = torch.stack([of["selected"]["logits"].softmax(1) for of in members]).mean(0)
     mean_known = torch.stack([of["known"]["logits"].softmax(1) for of in members]).mean(0)
     assert auroc(known, outliers) >= auroc(-mean_known.amax(1), -mean.amax(1)) - 1e-6
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"epsilons": [0.1]}, "epsilons must hold 0"),
+        ({"coarse_temperatures": [2]}, "coarse_temperatures 1"),
+        ({"coarse_epsilons": [0, 0.5]}, r"coarse_epsilons has 0\.5, which epsilons has not"),
+        ({"networks": ["resnet20_cifar10"], "seeds": [0, 1]}, "trained already: give one seed"),
+        ({"dataset": "imagenet"}, "ImageNet's networks are not trained here"),
+    ],
+)
+def test_parameters_that_do_not_fit_each_other(wrong, words):
+    good = {
+        "epsilons": [0, 0.1],
+        "temperatures": [1, 2],
+        "coarse_epsilons": [0],
+        "coarse_temperatures": [1],
+        "networks": ["small_cnn"],
+        "reference": "small_cnn",
+        "seeds": [0, 1],
+        "dataset": "fashion_mnist20k",
+    }
+    _check(SimpleNamespace(**good))
+    with pytest.raises(ParameterError, match=words):
+        _check(SimpleNamespace(**good | wrong))
 
 
 @pytest.mark.parametrize("scale_and_dataset", gradient_ood_settings.DEFAULTS)

@@ -159,8 +159,8 @@ def test_impossible_inputs_and_networks_are_refused(kind):
             r"Input 0 of the batch.*\(3 inputs in all\)",
         ),
         (torch.cat([x, x / 0]), r"Input 3 of the batch.*\(3 inputs in all\)"),
-        (torch.rand(2, 4, dtype=DOUBLE), r"does not take inputs of the shape \[2, 4\]: "),
-        (x.float(), r"does not take inputs of the shape \[3, 3\]: "),
+        (torch.rand(2, 4, dtype=DOUBLE), r"does not take inputs of the shape \[2, 4\] "),
+        (x.float(), r"does not take inputs of the shape \[3, 3\] "),
     ):
         with pytest.raises(InputError, match=message):
             score.scores(wrong)

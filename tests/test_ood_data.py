@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from nuisance import paths
-from nuisance.data import ood_sets, restyle
+from nuisance.data import restyle
 from nuisance.data.embedded import load_embedded
 from nuisance.data.ood_sets import (
     IMAGENET_SAMPLE,
@@ -19,12 +19,10 @@ from nuisance.data.ood_sets import (
     load_cifar_sample,
     load_imagenet_sample,
     load_known_fashion,
-    load_textures,
     load_tiny_imagenet,
     select_confident,
     select_random,
     split_in_two,
-    texture_checksums,
     tiny_imagenet_checksums,
 )
 from nuisance.data.photos import fingerprint_files, list_images, load_photos
@@ -361,14 +359,25 @@ def test_tiny_imagenet_is_shrunk_without_aliasing(tmp_path):
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, ::2] = 255
     Image.fromarray(stripes).save(folder / "val_0.png")  # grey: becomes three equal channels
+    Image.fromarray(stripes).save(folder / "val_1.png")
+    notes = folder.parent / "val_annotations.txt"
+    notes.write_text(
+        "val_0.png\tn01443537\t0\t0\t9\t9\nval_1.png\tn02123045\t0\t0\t9\t9\n"
+    )  # the latter a tabby
     pixels, files = load_tiny_imagenet(tmp_path)
     assert pixels.shape == (1, 3, 32, 32)
     assert 120 <= pixels[..., 2:-2].min() <= pixels[..., 2:-2].max() <= 135
     assert files == [folder / "val_0.png"]
     assert load_tiny_imagenet(tmp_path, size=64)[0][0, 1].tolist() == stripes.tolist()
-    assert tiny_imagenet_checksums(tmp_path) == fingerprint_files("tiny-imagenet-200", files, folder)
+    assert tiny_imagenet_checksums(tmp_path) == fingerprint_files("tiny-imagenet-200", files, tmp_path)
     with pytest.raises(ParameterError, match="size is 0"):
         load_tiny_imagenet(tmp_path, size=0)
+    notes.write_text("val_0.png\tn02123045\nval_1.png\tn02123045\n")
+    with pytest.raises(DataError, match="holds no class that CIFAR-10 does not have"):
+        load_tiny_imagenet(tmp_path)
+    notes.write_text("val_0.png\tn01443537\n")
+    with pytest.raises(DataError, match="is missing or lacks an image"):
+        load_tiny_imagenet(tmp_path)
 
 
 def test_imagenet_labels_of_the_sample_are_those_of_the_mapping(tmp_path):
@@ -411,24 +420,6 @@ def test_an_imagenet_that_is_not_there_or_has_an_empty_class_is_refused(tmp_path
     (tmp_path / "imagenet" / "val" / "n03888257").mkdir(parents=True)
     with pytest.raises(DataError, match="n03888257 holds no image"):
         load_imagenet_sample(tmp_path, prepare)
-
-
-def test_textures_that_are_classes_of_imagenet_are_not_read(tmp_path):
-    folder = tmp_path / "dtd" / "images"
-    for name in ("banded", "bubbly", "cobwebbed"):
-        save(folder / name / "a.jpg", (0, 0, 0))
-    assert load_textures(tmp_path, prepare)[1] == [folder / "banded" / "a.jpg"]
-    pixels, files = load_textures(tmp_path, prepare, leave_out=["banded"])
-    assert [path.parent.name for path in files] == ["bubbly", "cobwebbed"]
-    assert pixels.shape == (2, 3, 8, 8)
-    assert texture_checksums(tmp_path, leave_out=["banded"]) == fingerprint_files("dtd", files, folder)
-    assert texture_checksums(tmp_path) != texture_checksums(tmp_path, leave_out=["banded"])
-    with pytest.raises(
-        ParameterError, match=r"leave_out names 'bandet' but .* has banded, bubbly, cobwebbed"
-    ):
-        load_textures(tmp_path, prepare, leave_out=["bandet"])
-    with pytest.raises(DataError, match="no other textures than"):
-        load_textures(tmp_path, prepare, leave_out=["banded", "bubbly", "cobwebbed"])
 
 
 # choosing
@@ -498,10 +489,3 @@ def test_real_imagenet():
     assert set(images.labels.tolist()) <= set(range(1_000))
     assert set(IMAGENET_SAMPLE.values()) >= set(images.labels.tolist()) or len(images) > 500
     assert len(imagenet_checksums(root)["imagenet-val"]) == 64
-
-
-def test_real_textures():
-    root = real("dtd", "images")
-    pixels, files = load_textures(root, prepare)
-    assert len(pixels) == len(files) >= 400
-    assert not {path.parent.name for path in files} & set(ood_sets.TEXTURES_IN_IMAGENET)

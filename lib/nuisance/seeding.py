@@ -13,6 +13,7 @@ def deterministic() -> None:
     torch.set_num_threads(1)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa are not float32
 
 
 def generator(seed: int, *purpose: int) -> torch.Generator:

@@ -1,7 +1,7 @@
 """Known and unknown images for the study of anomaly scores.
 
 Embedded: garments of which some classes are held out. Real, read from ``data_root``: CIFAR-10, Tiny
-ImageNet, ImageNet's validation images and the Describable Textures (Cimpoi et al. 2014).
+ImageNet and ImageNet's validation images.
 """
 
 import hashlib
@@ -35,8 +35,32 @@ IMAGENET_SAMPLE = {
 }
 """The ten WordNet ids of Imagenette, and the index of each among ImageNet's 1,000 sorted ones."""
 
-TEXTURES_IN_IMAGENET = ("cobwebbed", "bubbly", "honeycombed")
-"""Textures that are classes of ImageNet: spider web (815), bubble (971) and honeycomb (599)."""
+TINY_IMAGENET_IN_CIFAR = {
+    "n02123045": "tabby",
+    "n02123394": "Persian cat",
+    "n02124075": "Egyptian cat",
+    "n02085620": "Chihuahua",
+    "n02094433": "Yorkshire terrier",
+    "n02099601": "golden retriever",
+    "n02099712": "Labrador retriever",
+    "n02106662": "German shepherd",
+    "n02113799": "standard poodle",
+    "n01855672": "goose",
+    "n02002724": "black stork",
+    "n02056570": "king penguin",
+    "n02058221": "albatross",
+    "n01641577": "bullfrog",
+    "n01644900": "tailed frog",
+    "n04285008": "sports car",
+    "n03100240": "convertible",
+    "n02814533": "beach wagon",
+    "n03670208": "limousine",
+    "n03977966": "police van",
+    "n03796401": "moving van",
+    "n03662601": "lifeboat",
+    "n03447447": "gondola",
+}
+"""Classes of Tiny ImageNet that are cats, dogs, birds, frogs, automobiles, trucks or ships: known to CIFAR-10."""
 
 CIFAR_SPLITS = ("train", "test")
 
@@ -155,7 +179,7 @@ def cifar_checksums(data_root: Path) -> dict[str, str]:
 
 
 def load_tiny_imagenet(data_root: Path, *, size: int = 32) -> tuple[Tensor, list[Path]]:
-    """Tiny ImageNet's validation images, as anomalies for CIFAR-10.
+    """Tiny ImageNet's validation images, as anomalies for CIFAR-10, without `TINY_IMAGENET_IN_CIFAR`.
 
     Returns
     -------
@@ -167,7 +191,7 @@ def load_tiny_imagenet(data_root: Path, *, size: int = 32) -> tuple[Tensor, list
     ParameterError
         If ``size`` is not positive.
     DataError
-        If ``tiny-imagenet-200/val/images`` is missing or an image in it is broken.
+        If ``tiny-imagenet-200/val`` lacks images or annotations, or an image is broken.
     """
     if size < 1:
         raise ParameterError(f"size is {size} but must be a positive number of pixels.")
@@ -176,17 +200,27 @@ def load_tiny_imagenet(data_root: Path, *, size: int = 32) -> tuple[Tensor, list
         resized = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
-    return load_photos(list_images(_tiny_imagenet(data_root)), prepare)
+    return load_photos(_tiny_imagenet(data_root), prepare)
 
 
-def _tiny_imagenet(data_root: Path) -> Path:
-    return data_root / "tiny-imagenet-200" / "val" / "images"
+def _tiny_imagenet(data_root: Path) -> list[Path]:
+    folder = data_root / "tiny-imagenet-200" / "val"
+    files = list_images(folder / "images")
+    try:
+        lines = (folder / "val_annotations.txt").read_text(encoding="utf-8").splitlines()
+        classes = dict(line.split("\t")[:2] for line in lines if line)
+        kept = [file for file in files if classes[file.name] not in TINY_IMAGENET_IN_CIFAR]
+    except (OSError, ValueError, KeyError) as error:
+        mend = "put the annotations of the original archive there"
+        raise DataError(f"{folder / 'val_annotations.txt'} is missing or lacks an image; {mend}.") from error
+    if not kept:
+        raise DataError(f"{folder / 'images'} holds no class that CIFAR-10 does not have; use the whole set.")
+    return kept
 
 
 def tiny_imagenet_checksums(data_root: Path) -> dict[str, str]:
     """SHA-256 over the files that `load_tiny_imagenet` reads."""
-    folder = _tiny_imagenet(data_root)
-    return fingerprint_files("tiny-imagenet-200", list_images(folder), folder)
+    return fingerprint_files("tiny-imagenet-200", _tiny_imagenet(data_root), data_root)
 
 
 def load_imagenet_sample(data_root: Path, prepare: Prepare) -> Images:
@@ -237,53 +271,6 @@ def imagenet_checksums(data_root: Path) -> dict[str, str]:
     folder = data_root / "imagenet" / "val"
     files = [path for name in _imagenet_labels(folder) for path in list_images(folder / name)]
     return fingerprint_files("imagenet-val", files, folder)
-
-
-def load_textures(
-    data_root: Path, prepare: Prepare, *, leave_out: Sequence[str] = TEXTURES_IN_IMAGENET
-) -> tuple[Tensor, list[Path]]:
-    """The Describable Textures (Cimpoi et al. 2014), as anomalies for ImageNet.
-
-    Parameters
-    ----------
-    data_root : has ``dtd/images/<class>/*``.
-    prepare : as for `load_photos`.
-    leave_out : classes that are not read. ImageNet has a spider web, a bubble and a honeycomb, so that those
-        textures are no anomalies.
-
-    Returns
-    -------
-    uint8 ``[n, 3, h, w]``, and the files.
-
-    Raises
-    ------
-    ParameterError
-        If ``leave_out`` names a class that is neither there nor left out anyway.
-    DataError
-        If the folder is missing, nothing in it is left, or an image is broken.
-    """
-    return load_photos(_texture_files(data_root, leave_out), prepare)
-
-
-def _texture_files(data_root: Path, leave_out: Sequence[str]) -> list[Path]:
-    folder = data_root / "dtd" / "images"
-    files = list_images(folder)
-    classes = {path.relative_to(folder).parts[0] for path in files}
-    unknown = sorted(set(leave_out) - classes - set(TEXTURES_IN_IMAGENET))
-    if unknown:
-        raise ParameterError(f"leave_out names {unknown[0]!r} but {folder} has {', '.join(sorted(classes))}.")
-    kept = [path for path in files if path.relative_to(folder).parts[0] not in leave_out]
-    if not kept:
-        raise DataError(
-            f"{folder} has no other textures than {', '.join(leave_out)}; unpack all of DTD there."
-        )
-    return kept
-
-
-def texture_checksums(data_root: Path, *, leave_out: Sequence[str] = TEXTURES_IN_IMAGENET) -> dict[str, str]:
-    """SHA-256 over the files that `load_textures` reads."""
-    files = _texture_files(data_root, leave_out)
-    return fingerprint_files("dtd", files, data_root / "dtd" / "images")
 
 
 def split_in_two(n: int, first: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:

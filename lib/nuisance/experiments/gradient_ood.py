@@ -1,12 +1,13 @@
 """The parts of chapters `sec-gradient-ood` and `sec-gradient-ood-anatomy`: train a network, score its test images."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nuisance.data.images import Images
 from nuisance.experiments.gradient_ood_sets import (
+    TRAINED_HERE,
     Weights,
     load_sets,
     make_network,
@@ -35,24 +36,27 @@ def train(
     seed: int,
     *,
     epochs: int,
-    settings: dict[str, Any],
+    dataset: str,
+    data_root: str,
     device: str,
-    checkpoint: Checkpoint | None,
-) -> dict[str, Any]:
-    """Train a network on the known garments; its ``weights``, and ``accuracy`` on validation images, 0 to 1."""
-    images = training_images(settings).to(device)
+    settings: dict[str, Any],
+    checkpoint: Checkpoint | None = None,
+) -> dict[str, Tensor]:
+    """Train a network on the known classes; returns its weights."""
+    images = training_images(dataset, data_root, settings).to(device)
     torch.manual_seed(int(torch.randint(2**31, (), generator=generator(seed))))
-    net = make_network(network, data_root="", settings=settings).to(device)
+    net = make_network(network, dataset=dataset, data_root=data_root, settings=settings).to(device)
     steps = epochs * (len(images) // 64)
     method = Supervised(net, steps=steps, learning_rate=3e-3).to(device)
     order = generator(seed, _ORDER)
     fit(method, images, epochs=epochs, batch_size=64, generator=order, checkpoint=checkpoint)
-    return {"weights": {name: weight.cpu() for name, weight in net.state_dict().items()}}
+    return {name: weight.cpu() for name, weight in net.state_dict().items()}
 
 
 def score_tests(
     network: str,
     seed: int,
+    images: str,
     *,
     cells: dict[str, dict[str, list[float]]],
     confidences: Tensor,
@@ -61,76 +65,75 @@ def score_tests(
     device: str,
     settings: dict[str, Any],
     weights: Weights = None,
-) -> dict[str, dict[str, Tensor]]:
-    """Scores of all test images of a network.
+) -> dict[str, Tensor]:
+    """Scores of the test images of one set by one network.
 
     Parameters
     ----------
+    images : the set, see `load_sets`.
     cells : the chosen (epsilon, T) by set that they were chosen on, and by score.
 
     Returns
     -------
-    By set, and by score ``[n]``: ``msp``, ``max_logit``, ``energy``, ``gradient_plain`` (epsilon = 0, T = 1); the
-    scores of ``cells`` (and for random outliers ``gradient_as_selected``, in the selected ones' cell), for known images as ``odin@selected`` and so on, one for every set they were chosen on; and
-    other people's. Besides ``logits`` ``[n, classes]``, ``labels`` and the images' attributes; and ``stages`` ``[n, stages]``, the norms over
-    the weights of each stage of the network, of the gradient score that was chosen on ``selected``.
+    By score ``[n]``: ``msp``, ``max_logit``, ``energy``, ``gradient_plain`` (epsilon = 0, T = 1); the scores of
+    ``cells``, for known images as ``odin@selected`` and so on, one for every set they were chosen on; for random
+    outliers ``gradient_as_selected``, the gradient score in the cell of the selected ones; and other people's.
+    Besides ``logits`` ``[n, classes]``, ``labels`` and the images' attributes; and, where the cell that was chosen on
+    ``selected`` is used, ``stages`` ``[n, stages]``, the gradient score over the weights of each stage of the network.
     """
     sets = load_sets(
         network=network, dataset=dataset, data_root=data_root, settings=settings, confidences=confidences
     )
-    model = make_network(network, data_root=data_root, settings=settings, weights=weights).to(device)
-    others = _others(model, network, dataset, device, settings)
-    found: dict[str, dict[str, Tensor]] = {}
-    for name, parts in sets.items():
-        images = parts["test"]
+    of = sets[images]["test"]
+    model = make_network(
+        network, dataset=dataset, data_root=data_root, settings=settings, weights=weights
+    ).to(device)
 
-        def scored(score: Score, images: Images = images) -> Tensor:
-            parts = images.pixels.split(settings["batch_size"])
-            return score_all(score, (prepare_inputs(network, part, device) for part in parts))
+    def batches() -> Iterator[Tensor]:
+        return (prepare_inputs(network, part, device) for part in of.pixels.split(settings["batch_size"]))
 
-        logits = _logits(model, network, images, device, settings)
-        seen = nn.Identity().eval()  # these three look at logits alone, which are there already
-        scores = {
-            "msp": MSP(seen).scores(logits),
-            "max_logit": MaxLogit(seen).scores(logits),
-            "energy": peers.energy(seen).scores(logits),
-            "gradient_plain": scored(GradientNorm(model)),
-        }
-        scores |= {other: scored(score) for other, score in others.items()}
-        for chosen_on, of in cells.items():
-            if name != "known" and CHOSEN_ON[name] != chosen_on:
+    with torch.no_grad():
+        logits = torch.cat([model(x).cpu() for x in batches()])
+    seen = nn.Identity().eval()  # these three look at logits alone, which are there already
+    scores = {
+        "msp": MSP(seen).scores(logits),
+        "max_logit": MaxLogit(seen).scores(logits),
+        "energy": peers.energy(seen).scores(logits),
+        "gradient_plain": score_all(GradientNorm(model), batches()),
+    }
+    others = _others(model, network, dataset, data_root, device, settings)
+    scores |= {name: score_all(score, batches()) for name, score in others.items()}
+    for chosen_on, chosen in cells.items():
+        for method, (epsilon, temperature) in chosen.items():
+            name = method
+            if images == "known":
+                name = f"{method}@{chosen_on}"
+            elif images == "random" and (chosen_on, method) == ("selected", "gradient"):
+                name = "gradient_as_selected"
+            elif CHOSEN_ON[images] != chosen_on:
                 continue
-            for method, (epsilon, temperature) in of.items():
-                if method.startswith("gradient_without") and name not in ("known", "selected"):
-                    continue
-                if method == "odin":
-                    score: Score = ODIN(model, temperature=temperature, epsilon=epsilon)
-                else:
-                    score = GradientNorm(model, temperature=temperature, epsilon=epsilon)
-                at = f"@{chosen_on}" if name == "known" else ""
-                if isinstance(score, GradientNorm) and method == "gradient" and chosen_on == "selected":
-                    by_stage = _by_stage(score, model, network, images, device, settings)
-                    scores["stages"] = by_stage
-                    scores[f"gradient{at}"] = by_stage.norm(dim=1)
-                else:
-                    scores[f"{method}{at}"] = scored(score)
-        if name == "random":  # what was chosen on the selected outliers, on others that were not
-            epsilon, temperature = cells["selected"]["gradient"]
-            score = GradientNorm(model, temperature=temperature, epsilon=epsilon)
-            scores["gradient_as_selected"] = scored(score)
-        found[name] = scores | {"logits": logits, "labels": images.labels} | images.attributes
-    return found
+            if method == "odin":
+                score: Score = ODIN(model, temperature=temperature, epsilon=epsilon)
+                scores[name] = score_all(score, batches())
+            elif (chosen_on, method) == ("selected", "gradient"):
+                norm = GradientNorm(model, temperature=temperature, epsilon=epsilon)
+                scores["stages"] = _by_stage(norm, batches())
+                scores[name] = scores["stages"].norm(dim=1)
+            else:
+                score = GradientNorm(model, temperature=temperature, epsilon=epsilon)
+                scores[name] = score_all(score, batches())
+    return scores | {"logits": logits, "labels": of.labels} | of.attributes
 
 
 def _others(
-    model: nn.Module, network: str, dataset: str, device: str, settings: dict[str, Any]
+    model: nn.Module, network: str, dataset: str, data_root: str, device: str, settings: dict[str, Any]
 ) -> dict[str, Score]:
-    """Other people's scores; those that are fitted, where training images are at hand."""
+    """Other people's scores; those that are fitted, for networks that were trained here."""
     weight = [name for name, _ in model.named_parameters() if name.endswith("weight")][-1]
     found: dict[str, Score] = {"gradnorm": peers.gradnorm(model, weight=weight)}
-    if dataset != "fashion_mnist20k":
+    if network not in TRAINED_HERE:
         return found
-    images = training_images(settings)
+    images = training_images(dataset, data_root, settings)
     some = torch.randperm(len(images), generator=generator(0, _PEERS))[:3000]
     x, labels = prepare_inputs(network, images.pixels[some], device), images.labels[some].to(device)
     head = model.get_submodule(weight.rpartition(".")[0])
@@ -143,27 +146,19 @@ def _others(
     }
 
 
-@torch.no_grad()
-def _logits(model: nn.Module, network: str, images: Images, device: str, settings: dict[str, Any]) -> Tensor:
-    parts = images.pixels.split(settings["batch_size"])
-    return torch.cat([model(prepare_inputs(network, part, device)).cpu() for part in parts])
-
-
-def _by_stage(
-    score: GradientNorm, model: nn.Module, network: str, images: Images, device: str, settings: dict[str, Any]
-) -> Tensor:
-    """Norms ``[n, stages]`` over the weights of every stage."""
+def _by_stage(score: GradientNorm, batches: Iterator[Tensor]) -> Tensor:
+    """The score ``[n, stages]`` over the weights of every stage."""
     of_stage = [
         [
             layer
             for layer in score.layers
             if any(layer == name or layer.startswith(f"{name}.") for name in names)
         ]
-        for names in stages(model).values()
+        for names in stages(score.model).values()
     ]
     found = []
-    for part in images.pixels.split(settings["batch_size"]):
-        norms = score.by_layer(prepare_inputs(network, part, device))
+    for x in batches:
+        norms = score.by_layer(x)
         found.append(
             torch.stack([torch.stack([norms[n] for n in names]).norm(dim=0) for names in of_stage], 1)
         )

@@ -40,7 +40,9 @@ def grid(
     sets = load_sets(
         network=network, dataset=dataset, data_root=data_root, settings=settings, confidences=confidences
     )
-    model = make_network(network, data_root=data_root, settings=settings, weights=weights).to(device)
+    model = make_network(
+        network, dataset=dataset, data_root=data_root, settings=settings, weights=weights
+    ).to(device)
     x = prepare_inputs(network, sets[images]["validation"].pixels[start : start + count], device)
     found = score_grid(
         model,

@@ -2,10 +2,12 @@
 
 Known images and four kinds of outliers, each in a part to choose by (validation) and one to report (test):
 
-- ``selected``: new classes, those of a pool of which a reference network is surest, as ImageNet-O was made;
-- ``random``: new classes, drawn at random from the same pool: its counterpart, as the thesis' ImageNet-G;
-- ``restyled``: the known classes in a new style, as ImageNet-R;
+- ``selected``: new classes, those of a pool of which a reference network is surest, a stand-in for ImageNet-O;
+- ``random``: new classes, drawn at random from the same pool: its counterpart, a stand-in for ImageNet-G;
+- ``restyled``: known classes in a new style, by formulas of our own, a stand-in for ImageNet-R;
 - ``digits``: MNIST, beside Fashion-MNIST only.
+
+No image is in two parts: the pool is split before anything is drawn from it, and what is restyled is not known.
 """
 
 from functools import lru_cache
@@ -32,30 +34,34 @@ from nuisance.data.ood_sets import (
 from nuisance.data.photos import fingerprint_files, list_images, load_photos
 from nuisance.data.restyle import restyle
 from nuisance.errors import DataError
-from nuisance.models.pretrained import Pretrained, load_pretrained
 from nuisance.models.pretrained import fingerprint as weights_fingerprint
+from nuisance.models.pretrained import load_pretrained
 from nuisance.models.resnet import CifarResNet
 from nuisance.models.small_cnn import SmallCNN
 from nuisance.ood.score import score_all
 from nuisance.ood.softmax import MSP
 from nuisance.seeding import generator
 
+TRAINED_HERE = ("small_cnn", "small_resnet")
+"""Networks that a run trains itself."""
+
 Weights = dict[str, Tensor] | None
 Sets = dict[str, dict[str, Images]]
 
-_SPLIT, _SELECTED, _RANDOM, _RESTYLED = range(4)  # random streams, one a purpose
+_SPLIT, _POOL, _RANDOM, _RESTYLED = range(4)  # random streams, one a purpose
 
 
 def make_network(
-    name: str, *, data_root: str, settings: dict[str, Any], weights: Weights = None
+    name: str, *, dataset: str, data_root: str, settings: dict[str, Any], weights: Weights = None
 ) -> nn.Module:
     """A network by its name, in eval mode: raw images in [0, 1] -> logits; of ``weights``, or trained already."""
-    if name in ("small_cnn", "small_resnet"):
-        classes = 10 - len(settings["held_out"])
+    if name in TRAINED_HERE:
+        garments = dataset == "fashion_mnist20k"
+        classes, channels = (10 - len(settings["held_out"]), 1) if garments else (10, 3)
         if name == "small_cnn":
-            network: nn.Module = SmallCNN(classes=classes)
+            network: nn.Module = SmallCNN(classes=classes, in_channels=channels)
         else:
-            network = CifarResNet(blocks=1, widths=(8, 16, 32), in_channels=1, classes=classes)
+            network = CifarResNet(blocks=1, widths=(8, 16, 32), in_channels=channels, classes=classes)
         if weights is not None:
             network.load_state_dict(weights)
         return network.eval()
@@ -80,7 +86,9 @@ def reference_confidences(
     weights: Weights = None,
 ) -> Tensor:
     """How sure a network is of every image of the pool, ``[n]``: what the selected outliers are selected by."""
-    model = make_network(network, data_root=data_root, settings=settings, weights=weights).to(device)
+    model = make_network(
+        network, dataset=dataset, data_root=data_root, settings=settings, weights=weights
+    ).to(device)
     pool = _read(dataset, network, data_root, _key(settings))[1]
     batches = (prepare_inputs(network, part, device) for part in pool.pixels.split(settings["batch_size"]))
     return -score_all(MSP(model), batches)
@@ -94,30 +102,28 @@ def load_sets(
     Labels are classes where there are any, else 0; images of the pool have an attribute ``confidence``, the
     reference network's. Networks that differ in the size of their input see the same images.
     """
-    known, pool, digits = _read(dataset, network, data_root, _key(settings))
+    known, pool, unstyled, digits = _read(dataset, network, data_root, _key(settings))
     pool = pool.with_attributes(confidence=confidences)
-    first, rest = settings["validation_images"], settings["test_images"]
-    sets: Sets = {"known": known}
-    surest = select_confident(confidences, first + rest)
-    anyone = select_random(len(pool), first + rest, generator=generator(0, _RANDOM))
-    for number, (name, chosen) in enumerate((("selected", surest), ("random", anyone))):
-        parts = split_in_two(len(chosen), first, generator=generator(0, _SELECTED, number))
-        sets[name] = {
-            part: pool[chosen[order]] for part, order in zip(("validation", "test"), parts, strict=True)
-        }
-    sets["restyled"] = {}
-    for number, (part, images) in enumerate(known.items()):
-        some = images[slice(0, settings["test_images"])]
-        pixels, styles = restyle(some.pixels, generator=generator(0, _RESTYLED, number))
-        sets["restyled"][part] = Images(pixels, some.labels, {"style": styles})
+    sets: Sets = {"known": known, "selected": {}, "random": {}, "restyled": {}}
+    counts = {"validation": settings["validation_images"], "test": settings["test_images"]}
+    cut = round(len(pool) * counts["validation"] / sum(counts.values()))
+    parts = split_in_two(len(pool), cut, generator=generator(0, _POOL))
+    for number, ((part, count), indices) in enumerate(zip(counts.items(), parts, strict=True)):
+        some = pool[indices]
+        sets["selected"][part] = some[select_confident(some.attributes["confidence"], count)]
+        sets["random"][part] = some[select_random(len(some), count, generator=generator(0, _RANDOM, number))]
+        pixels, styles = restyle(unstyled[part].pixels, generator=generator(0, _RESTYLED, number))
+        sets["restyled"][part] = Images(pixels, unstyled[part].labels, {"style": styles})
     if digits is not None:
         sets["digits"] = digits
     return sets
 
 
-def training_images(settings: dict[str, Any]) -> Images:
-    """The known classes' training images of Fashion-MNIST."""
-    return load_known_fashion(settings["held_out"])[0]["train"]
+def training_images(dataset: str, data_root: str, settings: dict[str, Any]) -> Images:
+    """The training images of the known classes: garments, or the sample of CIFAR-10."""
+    if dataset == "fashion_mnist20k":
+        return load_known_fashion(settings["held_out"])[0]["train"]
+    return load_cifar_sample(Path(data_root))["train"]
 
 
 def fingerprint(dataset: str, data_root: Path, settings: dict[str, Any]) -> dict[str, str]:
@@ -126,8 +132,9 @@ def fingerprint(dataset: str, data_root: Path, settings: dict[str, Any]) -> dict
         stated = checksums()
         return {name: stated[name] for name in ("fashion_mnist20k.npz", "mnist10k.npz")}
     found: dict[str, str] = {}
-    for name in settings["networks"]:
-        found |= weights_fingerprint(name, data_root)
+    for name in dict.fromkeys([*settings["networks"], settings["reference"]]):
+        if name not in TRAINED_HERE:
+            found |= weights_fingerprint(name, data_root)
     if dataset == "cifar10":
         return found | cifar_checksums(data_root) | tiny_imagenet_checksums(data_root)
     files = pool_files(data_root, settings)
@@ -164,36 +171,38 @@ def _key(settings: dict[str, Any]) -> tuple[Any, ...]:
 @lru_cache(maxsize=1)  # parts of one network follow each other, and decoding photos takes long
 def _read(
     dataset: str, network: str, data_root: str, key: tuple[Any, ...]
-) -> tuple[dict[str, Images], Images, dict[str, Images] | None]:
-    """Known images by part, the pool of outliers, and digits by part or None."""
+) -> tuple[dict[str, Images], Images, dict[str, Images], dict[str, Images] | None]:
+    """Known images by part, the pool of outliers, the images to be restyled by part, and digits by part or None."""
     settings = dict(zip(_READ, key, strict=True))
-    root = Path(data_root)
+    root, validation, test = Path(data_root), settings["validation_images"], settings["test_images"]
+    known_test = settings["known_images"]
     if dataset == "fashion_mnist20k":
-        known, others = load_known_fashion(settings["held_out"])
-        digits = load_embedded("mnist10k")
-        parts = {"validation": settings["validation_images"], "test": settings["known_images"]}
-        few = {"validation": settings["validation_images"], "test": settings["test_images"]}
-        return (
-            {part: _some(known[part], count) for part, count in parts.items()},
-            _some(others["train"], settings["pool_images"]),
-            {part: _some(digits[part], count) for part, count in few.items()},
-        )
+        garments, others = load_known_fashion(settings["held_out"])
+        known, unstyled = {}, {}
+        known["validation"], unstyled["validation"] = _drawn(garments["validation"], validation, validation)
+        known["test"], unstyled["test"] = _drawn(garments["test"], known_test, test)
+        (pool,) = _drawn(others["train"], settings["pool_images"])
+        mnist = load_embedded("mnist10k")
+        (few,), (more,) = _drawn(mnist["validation"], validation), _drawn(mnist["test"], test)
+        return known, pool, unstyled, {"validation": few, "test": more}
     if dataset == "cifar10":
         images = load_cifar_sample(root)["test"]
         pixels = load_tiny_imagenet(root)[0]
     else:
         model = load_pretrained(network, root)
-        assert isinstance(model, Pretrained)
         images = load_imagenet_sample(root, model.prepare)
         pixels = load_photos(pool_files(root, settings), model.prepare)[0]
-    return _two_parts(images, settings), Images(pixels, torch.zeros(len(pixels), dtype=torch.int64)), None
+    one, two, three, four = _drawn(images, validation, known_test, validation, test)
+    pool = Images(pixels, torch.zeros(len(pixels), dtype=torch.int64))
+    return {"validation": one, "test": two}, pool, {"validation": three, "test": four}, None
 
 
-def _two_parts(images: Images, settings: dict[str, Any]) -> dict[str, Images]:
-    first, rest = split_in_two(len(images), settings["validation_images"], generator=generator(0, _SPLIT))
-    return {"validation": images[first], "test": images[rest[: settings["known_images"]]]}
-
-
-def _some(images: Images, count: int) -> Images:
-    """So many of the images, drawn at random."""
-    return images[torch.randperm(len(images), generator=generator(0, _SPLIT))[:count]]
+def _drawn(images: Images, *counts: int) -> list[Images]:
+    """Disjoint sets of so many of the images each, drawn at random."""
+    if sum(counts) > len(images):
+        raise DataError(
+            f"{sum(counts)} images are wanted but there are only {len(images)}; lower validation_images, "
+            "known_images, test_images or pool_images."
+        )
+    order = torch.randperm(len(images), generator=generator(0, _SPLIT))
+    return [images[chosen] for chosen in order[: sum(counts)].split(list(counts))]

@@ -13,7 +13,7 @@ TEMPERATURES = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
 """The thesis' grid."""
 
 _COMMON = {"epsilons": EPSILONS, "temperatures": TEMPERATURES, "resamples": 1000}
-_COARSE = {"coarse_epsilons": [0, 0.001, 0.002, 0.004], "coarse_temperatures": [1, 2, 5, 1000]}
+_COARSE = {"coarse_epsilons": [0, 0.001, 0.002, 0.004], "coarse_temperatures": [1, 2, 5, 10, 1000]}
 _WHOLE = {"coarse_epsilons": EPSILONS, "coarse_temperatures": TEMPERATURES}
 _GARMENT_EPSILONS = [0, 0.001, 0.002, 0.004, 0.006, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05]
 
@@ -42,10 +42,11 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         **_WHOLE,
         "seeds": [0],
         "networks": ["resnet20_cifar10"],
-        "reference": "resnet20_cifar10",
+        "reference": "small_resnet",
+        "epochs": 4,
         "validation_images": 150,
         "known_images": 1000,
-        "test_images": 500,
+        "test_images": 300,
         "batch_size": 64,
         "whole_sets": ["selected", "random", "restyled"],
     },
@@ -58,7 +59,7 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         "outlier_folders": ["dtd/images", "scenes/forest"],
         "leave_out": ["cobwebbed", "bubbly", "honeycombed"],
         "validation_images": 100,
-        "known_images": 300,
+        "known_images": 200,
         "test_images": 100,
         "batch_size": 5,
         "whole_sets": ["selected"],
@@ -72,8 +73,8 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         "outlier_folders": ["imagenet-o"],
         "leave_out": ["none"],
         "validation_images": 500,
-        "known_images": 49_500,
-        "test_images": 1_500,
+        "known_images": 48_500,
+        "test_images": 500,
         "batch_size": 64,
         "whole_sets": ["selected", "random", "restyled"],
     },

@@ -6,6 +6,7 @@ both, and find in the store what the other has computed.
 """
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,15 @@ import torch
 from torch import Tensor
 
 from nuisance import published
+from nuisance.errors import ParameterError
 from nuisance.experiments.gradient_ood import CHOSEN_ON, score_tests, train
 from nuisance.experiments.gradient_ood_grid import grid
-from nuisance.experiments.gradient_ood_sets import Weights, make_network, reference_confidences
+from nuisance.experiments.gradient_ood_sets import (
+    TRAINED_HERE,
+    Weights,
+    make_network,
+    reference_confidences,
+)
 from nuisance.experiments.gradient_ood_settings import SETS
 from nuisance.metrics.detection import METRICS, auroc, bootstrap, bootstrap_difference, detection_metrics
 from nuisance.metrics.intervals import Interval, mean_interval
@@ -115,20 +122,20 @@ def _outranks(known: Tensor, outliers: Tensor) -> Tensor:
 
 
 def validate(run: Run) -> Validation:
-    """Train, select the outliers, and score validation images over the grid."""
+    """Train, select the outliers, and score validation images over the grid, by the first network of an architecture."""
     p = run.parameters
-    settings, common = _settings(run), _common(run)
+    _check(p)
+    common = _common(run)
     networks = [(architecture, seed) for architecture in p.networks for seed in p.seeds]
-    weights: dict[tuple[str, int], Weights] = dict.fromkeys(networks)
-    reference: Weights = None
-    if p.dataset == "fashion_mnist20k":
-        # One more network selects: outliers that are hard for those that are judged would be so by definition.
-        cases = [dict(network=name, seed=seed) for name, seed in [*networks, (p.reference, max(p.seeds) + 1)]]
-        fixed = {"epochs": p.epochs, "settings": settings, "device": p.device}
-        *trained, extra = run.parts(train, [case | fixed for case in cases])
-        weights = {name: part["weights"] for name, part in zip(networks, trained, strict=True)}
-        reference = extra["weights"]
-    case = {"network": p.reference, "weights": reference}
+    # One more network selects, where networks are trained here: outliers that are hard for those that are judged would
+    # be so by definition.
+    reference = (p.reference, max(p.seeds) + 1)
+    trained = [name for name in [*networks, reference] if name[0] in TRAINED_HERE]
+    cases = [{"network": name, "seed": seed, "epochs": p.epochs} for name, seed in trained]
+    found = run.parts(train, [case | common for case in cases]) if cases else []
+    weights: dict[tuple[str, int], Weights] = dict.fromkeys([*networks, reference])
+    weights |= dict(zip(trained, found, strict=True))
+    case = {"network": p.reference, "weights": weights[reference]}
     confidences = run.parts(reference_confidences, [case | common])[0]
     cases, names, cells = [], [], {}
     for architecture in p.networks:
@@ -145,30 +152,53 @@ def validate(run: Run) -> Validation:
                 case = {"network": architecture, "images": images, "start": start, "count": count}
                 case |= {"epsilons": epsilons, "temperatures": temperatures, "confidences": confidences}
                 cases.append(case | {"weights": weights[architecture, p.seeds[0]]} | common)
-    found: dict[tuple[str, str], list[dict[str, Tensor]]] = {}
+    parts: dict[tuple[str, str], list[dict[str, Tensor]]] = {}
     for name, part in zip(names, run.parts(grid, cases), strict=True):
-        found.setdefault(name, []).append(part)
+        parts.setdefault(name, []).append(part)
     grids = {
-        name: {score: torch.cat([part[score] for part in parts]) for score in ("odin", "gradient")}
-        for name, parts in found.items()
+        name: {score: torch.cat([part[score] for part in of]) for score in ("odin", "gradient")}
+        for name, of in parts.items()
     }
     return Validation(networks, weights, confidences, grids, cells)
 
 
+def _check(p: SimpleNamespace) -> None:
+    """Refuse parameters that do not fit each other."""
+    for prefix in ("", "coarse_"):
+        if 0 not in getattr(p, f"{prefix}epsilons") or 1 not in getattr(p, f"{prefix}temperatures"):
+            raise ParameterError(
+                f"{prefix}epsilons must hold 0 and {prefix}temperatures 1: the score without them."
+            )
+    for name in ("epsilons", "temperatures"):
+        more = sorted(set(getattr(p, f"coarse_{name}")) - set(getattr(p, name)))
+        if more:
+            raise ParameterError(f"coarse_{name} has {more[0]!r}, which {name} has not; add it there.")
+    given = [name for name in p.networks if name not in TRAINED_HERE]
+    if given and len(p.seeds) > 1:
+        raise ParameterError(f"seeds is {p.seeds!r} but {given[0]} is trained already: give one seed.")
+    if p.dataset == "imagenet" and set([*p.networks, p.reference]) & set(TRAINED_HERE):
+        raise ParameterError(
+            "ImageNet's networks are not trained here; choose networks that are trained already."
+        )
+
+
 def judge(run: Run, validation: Validation) -> dict[tuple[str, int], dict[str, dict[str, Tensor]]]:
     """Every score of every test image, by network, set and score; see `score_tests`."""
+    names = ["known", *VALIDATED, *(["digits"] if run.parameters.dataset == "fashion_mnist20k" else [])]
     cases = [
         {
             "network": architecture,
             "seed": seed,
+            "images": images,
             "weights": validation.weights[architecture, seed],
             "cells": _chosen_cells(validation, architecture),
             "confidences": validation.confidences,
         }
         for architecture, seed in validation.networks
+        for images in names
     ]
-    outcomes = run.parts(score_tests, [case | _common(run) for case in cases])
-    return dict(zip(validation.networks, outcomes, strict=True))
+    found = iter(run.parts(score_tests, [case | _common(run) for case in cases]))
+    return {network: {images: next(found) for images in names} for network in validation.networks}
 
 
 def _chosen_cells(validation: Validation, architecture: str) -> dict[str, dict[str, list[float]]]:
@@ -200,7 +230,8 @@ def _common(run: Run) -> dict[str, Any]:
 
 def network_stages(network: str, run: Run) -> list[str]:
     """The names of a network's stages, in the order of ``stages`` in `score_tests`."""
-    model = make_network(network, data_root=str(run.parameters.data_root), settings=_settings(run))
+    p = run.parameters
+    model = make_network(network, dataset=p.dataset, data_root=str(p.data_root), settings=_settings(run))
     return list(stages(model))
 
 
@@ -233,8 +264,8 @@ _PRINTED = {
 class Results:
     """The metrics of a run's test scores, with intervals.
 
-    An interval is Student's over networks where an architecture has several (their seeds), otherwise a bootstrap's
-    over images (2.5 and 97.5 percentiles).
+    An interval is Student's over networks where an architecture has several (their seeds), for given images and a
+    given cell. Where it has one, and for the ensemble, it is a bootstrap's over images (2.5 and 97.5 percentiles).
 
     Parameters
     ----------
@@ -262,7 +293,8 @@ class Results:
             return known["gradient@selected"], of[images][method]
         if method.startswith("blocks "):
             return self._over_blocks(known, method), self._over_blocks(of[images], method)
-        return known.get(method, known.get(f"{method}@{CHOSEN_ON[images]}", known["msp"])), of[images][method]
+        same = method if method in known else f"{method}@{CHOSEN_ON[images]}"
+        return known[same], of[images][method]
 
     def best_ensemble(self, architecture: str, images: str) -> tuple[str, Tensor, Tensor]:
         """The best of the six measures **on the test images**, as in the thesis, and its scores of known images and set.
@@ -298,8 +330,13 @@ class Results:
         return self._bootstraps[key][metric]
 
     def difference(self, architecture: str, images: str, one: str, other: str) -> Interval:
-        """AUROC of one method minus that of another on the same images, network by network."""
+        """AUROC of one method minus that of another on the same images, network by network.
+
+        Of the ensemble there is one: the first network is compared with it, and the interval is over images.
+        """
         networks = self._networks(architecture)
+        if "ensemble" in (one, other):
+            networks = networks[:1]
         pairs = [(self.scores(n, images, one), self.scores(n, images, other)) for n in networks]
         if len(networks) > 1:
             return mean_interval([auroc(*a) - auroc(*b) for a, b in pairs])
@@ -371,6 +408,8 @@ class Results:
 
     def _printed(self, images: str, method: str, metric: str) -> float | None:
         network, outlier = _PRINTED.get((self.parameters.dataset, images), ("", ""))
+        if self.parameters.scale == "full" and images == "random":
+            outlier = "imagenet_o"  # the pool is ImageNet-O itself, without a further selection
         table = published.table("gradient_ood")
         found = table[
             (table.network == network)

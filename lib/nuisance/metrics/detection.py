@@ -66,7 +66,7 @@ def auroc(inliers: Scores, outliers: Scores) -> float:
 def threshold_sweep(inliers: Scores, outliers: Scores, *, thresholds: int = 10_000) -> dict[str, float]:
     """The metrics of ``METRICS`` as the thesis' code computes them, to compare with its printed numbers.
 
-    Thresholds are evenly spaced from the smallest inlier to the largest score (one of the author's helpers
+    Thresholds are evenly spaced from the smallest inlier to the largest outlier (one of the author's helpers
     stops at the largest inlier). The three areas follow the trapezoid rule over these points, without end
     points: outliers below all inliers are never flagged, and if all scores are equal the AUROC is 0. Where
     nothing is flagged, precision counts as 1. ``fpr95`` is the mean FPR over the thresholds with a TPR in
@@ -89,7 +89,7 @@ def threshold_sweep(inliers: Scores, outliers: Scores, *, thresholds: int = 10_0
             f"thresholds is {thresholds} but must be 2 or more, from the smallest to the largest."
         )
     low, high = _checked(inliers, "inliers"), _checked(outliers, "outliers")
-    sweep = np.linspace(low.min(), max(low.max(), high.max()), thresholds)
+    sweep = np.linspace(low.min(), high.max(), thresholds)
     false = len(low) - np.searchsorted(np.sort(low), sweep)  # inliers that are flagged, score >= threshold
     true = len(high) - np.searchsorted(np.sort(high), sweep)
     fpr, tpr = false / len(low), true / len(high)
@@ -168,43 +168,6 @@ def bootstrap_difference(
         differences.append(measure(low[0][i], high[0][o]) - measure(low[1][i], high[1][o]))
     ends = np.percentile(differences, [2.5, 97.5])
     return Interval(measure(low[0], high[0]) - measure(low[1], high[1]), float(ends[0]), float(ends[1]))
-
-
-def tail_accuracy(scores: Scores, right: Scores, *, bin_size: int = 500) -> tuple[Tensor, Tensor]:
-    """Accuracy on the most anomalous images, from all of them to the last bin (the thesis, figure 4.5).
-
-    Parameters
-    ----------
-    scores : ``[n]``, of inliers with known labels.
-    right : ``[n]``, whether the network classified each rightly, as booleans or as 0 and 1.
-    bin_size : images a bin, once sorted by score; those left over join the last bin.
-
-    Returns
-    -------
-    Median score of every bin, and accuracy on this bin together with all bins to its right; both float64
-    ``[n // bin_size]``, on the CPU.
-
-    Raises
-    ------
-    ParameterError
-        If the bins are not of at least one image.
-    InputError
-        If there are fewer images than one bin, or not one 0 or 1 an image, else as `detection_metrics`.
-    """
-    if bin_size < 1:
-        raise ParameterError(f"bin_size is {bin_size} but must be 1 or more.")
-    values, hits = _checked(scores, "scores"), _checked(right, "right")
-    if len(hits) != len(values) or not np.isin(hits, (0, 1)).all():
-        raise InputError(f"right must be a 0 or 1 for each of the {len(values)} scores.")
-    if len(values) < bin_size:
-        raise InputError(
-            f"{len(values)} images do not fill a bin of {bin_size}; give more or a smaller bin_size."
-        )
-    order = np.argsort(values, kind="stable")
-    starts = bin_size * np.arange(len(values) // bin_size)
-    medians = [np.median(part) for part in np.split(values[order], starts[1:])]
-    tails = hits[order][::-1].cumsum()[::-1] / np.arange(len(hits), 0, -1)
-    return torch.tensor(medians, dtype=torch.float64), torch.from_numpy(tails[starts])
 
 
 def _all(inliers: np.ndarray, outliers: np.ndarray) -> dict[str, float]:

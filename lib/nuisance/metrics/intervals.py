@@ -45,18 +45,24 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Inter
 
 @dataclass(frozen=True)
 class Condition:
-    """A statement about a mean: that it is at least, or at most, a bound."""
+    """A statement about a mean: that it is at least, at most, or (strictly) above a bound."""
 
     what: str
     interval: Interval
     at_least: float | None = None
     at_most: float | None = None
+    above: float | None = None
 
     def verdict(self) -> Verdict:
         """Holds if the whole interval satisfies it, fails if none of it does, else inconclusive."""
         low, high = self.interval.low, self.interval.high
         lower = -math.inf if self.at_least is None else self.at_least
         upper = math.inf if self.at_most is None else self.at_most
+        if self.above is not None:
+            if high <= self.above:
+                return "fails"
+            if low <= self.above:
+                return "inconclusive"
         if lower <= low and high <= upper:
             return "holds"
         return "fails" if high < lower or low > upper else "inconclusive"
@@ -64,6 +70,7 @@ class Condition:
     def __str__(self) -> str:
         bounds = [f">= {self.at_least:g}" if self.at_least is not None else ""]
         bounds += [f"<= {self.at_most:g}" if self.at_most is not None else ""]
+        bounds += [f"> {self.above:g}" if self.above is not None else ""]
         return f"{self.what} {self.interval}, wanted {' and '.join(filter(None, bounds))}"
 
 

@@ -46,7 +46,7 @@ def linear(layer: nn.Module, a: Tensor, g: Tensor) -> Tensor:
     a, g = a.flatten(1, -2), g.flatten(1, -2)  # [b, positions, ...]
     positions = a.shape[1]
     if positions * (a.shape[2] + g.shape[2]) < a.shape[2] * g.shape[2]:
-        squared = (torch.bmm(a, a.mT) * torch.bmm(g, g.mT)).sum((1, 2))
+        squared = _inner(torch.bmm(a, a.mT), torch.bmm(g, g.mT))
     else:
         squared = _squares(torch.bmm(g.mT, a))
     return squared if layer.bias is None else squared + _squares(g.sum(1))
@@ -128,7 +128,7 @@ def _depthwise_by_rows(layer: nn.Conv2d, a: Tensor, g: Tensor) -> Tensor:
 def _gram(layer: nn.Conv2d, a: Tensor, g: Tensor, padding: tuple[int, ...]) -> Tensor:
     a_gram = gram_of_patches(a, g.shape[2:], layer.kernel_size, layer.stride, layer.dilation, padding)
     g = g.flatten(2)
-    return (a_gram * torch.bmm(g.mT, g)).sum((1, 2))
+    return _inner(a_gram, torch.bmm(g.mT, g))
 
 
 def gram_of_patches(
@@ -206,8 +206,8 @@ def batch_norm(layer: nn.Module, a: Tensor, g: Tensor) -> Tensor:
             None,
             layer.running_mean.repeat(copies),  # type: ignore[union-attr]
             variance.repeat(copies),
-            None,
-            None,
+            a.new_empty(0),
+            a.new_empty(0),
             False,
             0.0,
             [False, True, True],
@@ -248,6 +248,11 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.LayerNorm: layer_norm,
 }
 """The rule for every kind of layer that has one."""
+
+
+def _inner(one: Tensor, other: Tensor) -> Tensor:
+    """Inner products ``[b]`` of Gram matrices: never negative, but for rounding."""
+    return (one * other).sum((1, 2)).clamp(min=0)
 
 
 def _squares(t: Tensor) -> Tensor:

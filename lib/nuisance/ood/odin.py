@@ -4,7 +4,7 @@ Source: Liang, Li & Srikant 2018, https://arxiv.org/abs/1706.02690, equations 1-
 
 As in the thesis' code, a gradient of exactly zero counts as positive, the step is divided by the standard
 deviation of the network's preprocessing, so that epsilon is in raw pixels between 0 and 1, and the perturbed
-image is not clipped.
+image is not clipped. Unlike there, the slope of a saturated softmax does not round to zero, see `loss_slope`.
 """
 
 import math

@@ -142,9 +142,10 @@ def explained(x: Tensor) -> Iterator[None]:
             )
             raise InputError(f"Memory ran out with a batch of {len(x)} inputs; {mend}.") from error
         if not any(
-            word in reason for word in ("channels", "dimension", "dtype", "input", "shape", "size", "type")
+            word in reason
+            for word in ("channels", "device", "dimension", "dtype", "input", "shape", "size", "type")
         ):
             raise
         raise InputError(
-            f"The network does not take inputs of the shape {list(x.shape)}: {reason}"
+            f"The network does not take inputs of the shape {list(x.shape)} ({x.dtype}, {x.device}): {reason}"
         ) from error
