@@ -158,6 +158,11 @@ def test_a_coarser_grid_finds_its_cells_in_the_whole_one():
     found = validation_of(known, known, [0, 0.1, 0.2], [1, 2, 5, 10])
     found.cells["net", "random"] = ([0, 0.2], [2, 10])
     assert found.on_cells("net", "known", "random", "odin").tolist() == [[[1, 3], [9, 11]]]
+    found.grids["net", "random"] = {"odin": torch.tensor([[[1.0, 3], [9, 11]]])}
+    common = found.on_common_cells()
+    assert common.cells["net", "known"] == ([0, 0.2], [2, 10])
+    for name in ("known", "random", "selected"):
+        assert common.grids["net", name]["odin"].tolist() == [[[1, 3], [9, 11]]]
 
 
 def test_resampled_temperatures_follow_the_better_column():

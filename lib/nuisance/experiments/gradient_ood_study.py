@@ -5,7 +5,7 @@ and temperature are chosen on validation images. Then `judge`: every score of ev
 both, and find in the store what the other has computed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -66,11 +66,27 @@ class Validation:
 
     def on_cells(self, architecture: str, of: str, images: str, score: str) -> Tensor:
         """Scores of the set ``of`` in the cells of the set ``images``, whose grid may be the coarser one."""
-        epsilons, temperatures = self.cells[architecture, of]
-        wanted = self.cells[architecture, images]
-        rows = [epsilons.index(epsilon) for epsilon in wanted[0]]
-        columns = [temperatures.index(temperature) for temperature in wanted[1]]
+        rows, columns = (
+            [have.index(cell) for cell in want]
+            for have, want in zip(self.cells[architecture, of], self.cells[architecture, images], strict=True)
+        )
         return self.grids[architecture, of][score][:, rows][:, :, columns]
+
+    def on_common_cells(self) -> "Validation":
+        """The same in those cells alone that all architectures and sets have, so that their best cells can be compared."""
+        epsilons, temperatures = (
+            [cell for cell in first if all(cell in of[axis] for of in self.cells.values())]
+            for axis, first in enumerate(next(iter(self.cells.values())))
+        )
+        wanted = {(architecture, "common"): (epsilons, temperatures) for architecture, _ in self.cells}
+        both = replace(self, cells=self.cells | wanted)
+        grids = {
+            (architecture, images): {
+                score: both.on_cells(architecture, images, "common", score) for score in scores
+            }
+            for (architecture, images), scores in self.grids.items()
+        }
+        return replace(self, grids=grids, cells=dict.fromkeys(self.cells, (epsilons, temperatures)))
 
     def best(self, architecture: str, images: str, score: str, *, without: str = "") -> Cell:
         """The cell of the highest AUROC; of several the last one, as in the thesis' code.
