@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from nuisance import paths, render, store, study
-from nuisance.errors import InputError, ParameterError
+from nuisance.errors import DataError, InputError, ParameterError
 from nuisance.limits import above, one_of
 from nuisance.metrics.intervals import Condition, Interval, joint_verdict, mean_interval
 
@@ -230,6 +230,29 @@ def test_mean_interval_of_a_case_worked_by_hand():
 )
 def test_a_verdict_needs_the_whole_interval(low, high, at_least, at_most, verdict):
     assert Condition("x", Interval(0.3, low, high), at_least, at_most).verdict() == verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.1, 0.2, "holds"), (0.0, 0.2, "inconclusive"), (0.0, 0.0, "fails"), (-0.2, -0.1, "fails")],
+)
+def test_above_is_strict(low, high, verdict):
+    condition = Condition("x", Interval((low + high) / 2, low, high), above=0)
+    assert condition.verdict() == verdict
+    assert str(condition).endswith("wanted > 0")
+
+
+def test_a_missing_or_damaged_benchmark_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(study.paths, "ROOT", tmp_path)
+    with pytest.raises(DataError, match=r"git checkout -- benchmarks/results/one\.json"):
+        study.load_benchmark("one")
+    folder = tmp_path / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+    (folder / "one.json").write_text('{"cases": [{"ratio": 2}]}')
+    assert study.load_benchmark("one") == [{"ratio": 2}]
+    (folder / "one.json").write_text("{}")
+    with pytest.raises(DataError):
+        study.load_benchmark("one")
 
 
 def test_one_failure_fails_a_claim_and_one_doubt_leaves_it_open():
