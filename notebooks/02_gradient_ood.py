@@ -155,6 +155,7 @@ import torch.nn.functional as F
 
 net = sets.make_network(
     p.networks[0],
+    dataset=p.dataset,
     data_root=str(p.data_root),
     settings=vars(p),
     weights=validation.weights[p.networks[0], p.seeds[0]],
