@@ -419,7 +419,7 @@ for row in grids.itertuples():
 for row in memory.itertuples():
     print(f"{row.case}: vmap takes {row.memory_ratio:.2f} times the memory")
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: milliseconds an image against the batch size for two networks, ours and the loop. Right: milliseconds an image against the number of weights for all networks, ours and the loop."}, "figure": {"name": "fig-ood-cost", "caption": "Milliseconds an image of process time on one thread: against the batch size (left; the loop takes one image at a time, whatever the batch) and against the number of weights (right, at the largest batch). One run of benchmarks/gradient_norm.py."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: milliseconds an image against the batch size for two networks, ours and the loop. Right: milliseconds an image against the number of weights for all networks, ours and the loop."}, "figure": {"name": "fig-ood-cost", "caption": "Milliseconds an image of process time on one thread: against the batch size (left; the loop takes one image at a time, whatever the batch) and against the number of weights (right, at the largest batch; filled: ours, open: the loop). One run of benchmarks/gradient_norm.py."}}
 panels = plt.subplots(1, 2, figsize=(figures.WIDTH, 3.3))[1]
 scored = cases[(cases.what == "score") & (cases.peer == "loop")]
 for number, net in enumerate(("SmallCNN", "ResNet-18")):
@@ -431,12 +431,10 @@ panels[0].set(xscale="log", yscale="log", xlabel="batch size", ylabel="ms an ima
 panels[0].set_xticks([1, 2, 4, 8, 16, 32, 64], [1, 2, 4, 8, 16, 32, 64])
 panels[0].minorticks_off()
 of = scored[scored.batch == scored.groupby("network").batch.transform("max")]
-panels[1].plot(of.weights, of.ours_ms, "o", label="ours")
-panels[1].plot(of.weights, of.peer_ms, "s", label="loop", fillstyle="none")
-for row in of.itertuples():
-    panels[1].annotate(
-        row.network, (row.weights, row.ours_ms), fontsize=6, rotation=-25
-    )
+for row, mark, color in zip(of.itertuples(), "os^Dv*", figures.PALETTE, strict=False):
+    look = dict(marker=mark, color=color, linestyle="none")
+    panels[1].plot(row.weights, row.ours_ms, label=row.network, **look)
+    panels[1].plot(row.weights, row.peer_ms, fillstyle="none", **look)
 panels[1].set(xscale="log", yscale="log", xlabel="weights", ylabel="ms an image")
 for axes in panels:
     axes.legend(fontsize="x-small")
@@ -621,7 +619,9 @@ run.record(
         )
     },
     **{
-        f"selected_{method}_{net}": results.metric(net, "selected", method).value
+        f"selected_{method.replace(' ', '_')}_{net}": results.metric(
+            net, "selected", method
+        ).value
         for method in (*ABLATION, *BLOCKS)
         for net in p.networks
     },
@@ -640,13 +640,13 @@ _ = run.finish()
 # %% [markdown]
 # ### What the verdicts say
 #
-# **There is no one best temperature.** For random and restyled outliers the best temperature is the smallest, 1 or 2; for selected ones it is {glue:text}`selected_gradient_T_small_cnn:.0f` with the CNN and {glue:text}`selected_gradient_T_small_resnet:.0f` with the ResNet. That the best temperature is small (C2.4-small: {glue:text}`C2.4-small_verdict:s`) and the same for all networks (C2.4-equal: {glue:text}`C2.4-equal_verdict:s`) does not hold on garments.
+# **There is no one best temperature.** For random and restyled outliers the best temperature is the smallest, 1 or 2; for selected ones it is {glue:text}`selected_gradient_T_small_cnn:.0f` with the CNN and {glue:text}`selected_gradient_T_small_resnet:.0f` with the ResNet. That the best temperature is small (C2.4-small: {glue:text}`C2.4-small_verdict:s`) and the same for all networks (C2.4-equal: {glue:text}`C2.4-equal_verdict:s`) is not borne out on garments.
 #
 # **Temperature turns one score into another.** {numref}`fig-ood-parts` says how. At $T = 1$ the score is nearly MSP's: both fall with confidence, and both fail on outliers that were selected for confidence. With growing $T$ the confidence drops out of $g$, and what remains ranks images by the size of their features and of the gradients that they send back: it has little to do with how sure the network is. Such a score cannot be hurt by selection, and is not helped by it; it is *different*. On random outliers, where confidence tells something, dropping it costs; on selected ones, where confidence lies, it pays. The toy digits of this book's own trial had the same reversal at large $T$. {numref}`fig-ood-selection` shows the cross-over: with ($\varepsilon$, $T$) as chosen on selected outliers the score is the worst of all on the whole pool, and overtakes the others as the selection gets stronger.
 #
-# **The step alone is not idle here** (C2.5: {glue:text}`C2.5_verdict:s`). In the thesis the grid picks $\varepsilon = 0$ at $T = 1$, so that its line *step alone* repeats the line *none*; an interaction, not a lack of effect. Without step and temperature the CNN has {glue:text}`selected_gradient_plain_small_cnn:.2f`, with temperature {glue:text}`selected_gradient_without_epsilon_small_cnn:.2f`, with both {glue:text}`selected_gradient_small_cnn:.2f`.
+# **The step alone does something for one network and nothing for the other** (C2.5: {glue:text}`C2.5_verdict:s`). In the thesis the grid picks $\varepsilon = 0$ at $T = 1$, so that its line *step alone* repeats the line *none*; an interaction, not a lack of effect. Without step and temperature the CNN has {glue:text}`selected_gradient_plain_small_cnn:.2f`, with temperature {glue:text}`selected_gradient_without_epsilon_small_cnn:.2f`, with both {glue:text}`selected_gradient_small_cnn:.2f`.
 #
-# **Most of it is in the early blocks already** (C2.6: {glue:text}`C2.6_verdict:s`).
+# **The last blocks add little** (C2.6: {glue:text}`C2.6_verdict:s`). The ResNet has it all in its first block ({glue:text}`selected_blocks_1_small_resnet:.2f`), the CNN in its first two.
 #
 # **What finds selected outliers no longer knows of errors.** The plain score knows when the network errs as well as MSP does: the fifth of the known images with the largest scores is {glue:text}`tail_plain_small_resnet:.2f` below the average accuracy (C2.7: {glue:text}`C2.7_verdict:s`). With the cell that was chosen on selected outliers it is {glue:text}`tail_chosen_small_resnet:+.2f`, on the other side (C2.7-chosen: {glue:text}`C2.7-chosen_verdict:s`): the images with the largest scores are the ones that the network is *most* often right about. A detector tuned on such outliers flags the best known images first.
 
