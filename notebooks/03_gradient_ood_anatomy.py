@@ -651,17 +651,17 @@ _ = run.finish()
 # **What finds selected outliers no longer knows of errors.** The plain score knows when the network errs as well as MSP does: the fifth of the known images with the largest scores is {glue:text}`tail_plain_small_resnet:.2f` below the average accuracy (C2.7: {glue:text}`C2.7_verdict:s`). With the cell that was chosen on selected outliers it is {glue:text}`tail_chosen_small_resnet:+.2f`, on the other side (C2.7-chosen: {glue:text}`C2.7-chosen_verdict:s`): the images with the largest scores are the ones that the network is *most* often right about. A detector tuned on such outliers flags the best known images first.
 
 # %% [markdown]
-# ## On photographs
+# ## On CIFAR-10
 #
-# The same looks in the records of two other runs of this chapter: `dataset="imagenet"`, three EfficientNet-lite networks (the whole grid on the first with selected outliers, a coarser one elsewhere), and `dataset="cifar10"`, a ResNet-20. What they were run on is told in chapter [](02_gradient_ood.ipynb).
+# The same looks in the record of another run of this chapter, `dataset="cifar10"`. What it was run on is told in chapter [](02_gradient_ood.ipynb).
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Heat maps of validation AUROC of the gradient score on photographs, for three networks and three kinds of outliers."}, "figure": {"name": "fig-ood-heat-photos", "caption": "Photographs: validation AUROC of the gradient score in every cell. Record of another run."}}
-photos = study.load_record("03_gradient_ood_anatomy@imagenet")
-heat_maps(photos["tables"]["Validation AUROC by cell"], "gradient")
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Heat maps of validation AUROC of the gradient score of a ResNet-20 on CIFAR-10 for three kinds of outliers."}, "figure": {"name": "fig-ood-heat-cifar", "caption": "CIFAR-10: validation AUROC of the gradient score in every cell of the thesis' grid. Record of another run."}}
+cifar = study.load_record("03_gradient_ood_anatomy@cifar10")
+heat_maps(cifar["tables"]["Validation AUROC by cell"], "gradient")
 plt.show()
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Heat maps of validation AUROC of ODIN on photographs, for three networks and three kinds of outliers."}, "figure": {"name": "fig-ood-heat-photos-odin", "caption": "Photographs: validation AUROC of ODIN in every cell. Record of another run."}}
-heat_maps(photos["tables"]["Validation AUROC by cell"], "odin")
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Heat maps of validation AUROC of ODIN of a ResNet-20 on CIFAR-10 for three kinds of outliers."}, "figure": {"name": "fig-ood-heat-cifar-odin", "caption": "CIFAR-10: validation AUROC of ODIN in every cell of the thesis' grid. Record of another run."}}
+heat_maps(cifar["tables"]["Validation AUROC by cell"], "odin")
 plt.show()
 
 
@@ -680,19 +680,6 @@ def recorded(record, title):
 
 
 tables = ("Ablation of step and temperature", "Blocks")
-pd.concat({title: recorded(photos, title) for title in tables})
-
-# %%
-pd.DataFrame(photos["claims"]).set_index("id").rename_axis(None)
-
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Heat maps of validation AUROC of the gradient score of a ResNet-20 on CIFAR-10 for three kinds of outliers."}, "figure": {"name": "fig-ood-heat-cifar", "caption": "CIFAR-10: validation AUROC of the gradient score in every cell of the thesis' grid. Record of another run."}}
-cifar = study.load_record("03_gradient_ood_anatomy@cifar10")
-heat_maps(cifar["tables"]["Validation AUROC by cell"], "gradient")
-plt.show()
-
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Heat maps of validation AUROC of ODIN of a ResNet-20 on CIFAR-10 for three kinds of outliers."}, "figure": {"name": "fig-ood-heat-cifar-odin", "caption": "CIFAR-10: validation AUROC of ODIN in every cell of the thesis' grid. Record of another run."}}
-heat_maps(cifar["tables"]["Validation AUROC by cell"], "odin")
-plt.show()
 
 # %%
 pd.concat({title: recorded(cifar, title) for title in tables})
