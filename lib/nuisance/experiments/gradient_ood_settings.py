@@ -7,14 +7,11 @@ finished parts valid.
 from typing import Any
 
 from nuisance.limits import Limit, above, at_least, one_of
+from nuisance.ood import grid
 
-EPSILONS = [round(0.0002 * i, 4) for i in range(21)]
-TEMPERATURES = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
-"""The thesis' grid."""
-
-_COMMON = {"epsilons": EPSILONS, "temperatures": TEMPERATURES, "resamples": 1000}
+_WHOLE = {"coarse_epsilons": list(grid.EPSILONS), "coarse_temperatures": list(grid.TEMPERATURES)}
+_COMMON = {"epsilons": list(grid.EPSILONS), "temperatures": list(grid.TEMPERATURES), "resamples": 1000}
 _COARSE = {"coarse_epsilons": [0, 0.001, 0.002, 0.004], "coarse_temperatures": [1, 2, 5, 10, 1000]}
-_WHOLE = {"coarse_epsilons": EPSILONS, "coarse_temperatures": TEMPERATURES}
 _GARMENT_EPSILONS = [0, 0.001, 0.002, 0.004, 0.006, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05]
 
 DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
@@ -34,7 +31,7 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         # An image of 28 pixels a side takes a larger step than a photograph.
         "epsilons": _GARMENT_EPSILONS,
         "coarse_epsilons": _GARMENT_EPSILONS,
-        "coarse_temperatures": TEMPERATURES,
+        "coarse_temperatures": list(grid.TEMPERATURES),
         "whole_sets": ["selected", "random", "restyled"],
     },
     ("reduced", "cifar10"): {
