@@ -17,8 +17,9 @@ better in this run; cases say which. A peer whose scores are not ours (in float6
   alone), the loop as the peer: no exact way can beat the loop by more.
 - *grid* cases: all 210 cells beside 210 times the loop's time for one, since each cell costs the loop the same.
 
-``memory_ratio`` compares peaks of resident memory above the model, each in a process of its own. Networks have random
-weights, on which no time depends, but for EfficientNet's. Writes ``benchmarks/results/gradient_norm.json``.
+``memory_ratio`` compares peaks of resident memory above the model, each the smallest of three processes (what an
+allocator keeps differs from one to the next). Networks have random weights, on which no time depends, but for
+EfficientNet's. Writes ``benchmarks/results/gradient_norm.json``.
 """
 
 import argparse
@@ -227,8 +228,12 @@ def peaks() -> dict[tuple[str, str, str], int]:
     """Peak memory by network, method and format."""
     wanted = [(name, method, form) for name in MEMORY for method in ("ours", "vmap") for form in FORMATS]
     fresh = multiprocessing.get_context("spawn")
+    least: dict[tuple[str, str, str], int] = {}
     with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as pool:
-        return dict(zip(wanted, pool.map(peak, *zip(*wanted, strict=True)), strict=True))
+        for _ in range(3):
+            for key, taken in zip(wanted, pool.map(peak, *zip(*wanted, strict=True)), strict=True):
+                least[key] = min(taken, least.get(key, taken))
+    return least
 
 
 class Comparison:
