@@ -6,7 +6,8 @@ python=$1
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 "$python" -m venv "$folder/venv"
-"$folder/venv/bin/python" -m pip install --quiet ".[book]" "setuptools>=77"
+# soupsieve, which Beautiful Soup brings along, refuses Debian 12's Python 3.11.2 from 3.0 on.
+"$folder/venv/bin/python" -m pip install --quiet ".[book]" "setuptools>=77" "soupsieve<3"
 frozen="$folder/frozen"
 "$folder/venv/bin/python" -m pip freeze --all --exclude nuisance --exclude pip | sort -f >"$frozen"
 cuda='^(nvidia-|cuda-|triton=)'
