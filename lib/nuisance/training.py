@@ -1,6 +1,8 @@
 """One training loop for every method of the book."""
 
+import math
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -45,6 +47,68 @@ class Method(nn.Module):
             optimizer.load_state_dict(state["optimizers"][name])
 
 
+Rule = Callable[[dict[str, float]], tuple[float, ...]]
+"""From the numbers of an epoch to what ranks it, larger is better: the first number, then the next among equals."""
+
+
+class Selection:
+    """Judges every epoch, and keeps for each of several rules the weights of the epoch that it ranks first.
+
+    Rules share one training, so that comparing them costs nothing but memory.
+
+    Parameters
+    ----------
+    judge : from a method, in eval mode and without gradients, to numbers by name; they join the history.
+    rules : by name. Of epochs that rank equal the earliest is kept; a number that is NaN ranks last.
+    """
+
+    def __init__(self, judge: Callable[[Method], dict[str, float]], rules: Mapping[str, Rule]) -> None:
+        self.judge, self.rules = judge, dict(rules)
+        self._best: dict[str, dict[str, Any]] = {}
+
+    def best(self, rule: str) -> tuple[int, dict[str, Tensor]]:
+        """The epoch (from 0) that a rule ranks first, and the method's ``state_dict`` at its end, on the CPU.
+
+        Raises
+        ------
+        ParameterError
+            If there is no such rule, or no epoch has been judged.
+        """
+        if rule not in self._best:
+            known = ", ".join(self._best) or "none, since no epoch has been judged yet"
+            raise ParameterError(f"There is no selection by {rule!r}; there is {known}.")
+        return self._best[rule]["epoch"], self._best[rule]["weights"]
+
+    @property
+    def judged(self) -> dict[str, dict[str, float]]:
+        """By rule, the numbers of the epoch that it ranks first."""
+        return {rule: best["judged"] for rule, best in self._best.items()}
+
+    def end_epoch(self, method: Method, epoch: int) -> dict[str, float]:
+        """Judge a method that is being trained, at the end of epoch ``epoch`` (from 0)."""
+        method.eval()
+        with torch.no_grad():
+            judged = self.judge(method)
+        method.train()
+        weights: dict[str, Tensor] = {}
+        for name, rule in self.rules.items():
+            rank = [-math.inf if math.isnan(number) else number for number in rule(judged)]
+            if name in self._best and rank <= self._best[name]["rank"]:
+                continue
+            if not weights:  # one copy an epoch, however many rules it is the best by
+                weights = {key: value.to("cpu", copy=True) for key, value in method.state_dict().items()}
+            self._best[name] = {"rank": rank, "epoch": epoch, "judged": judged, "weights": weights}
+        return judged
+
+    def state(self) -> dict[str, Any]:
+        """All that `load_state` needs to go on selecting."""
+        return dict(self._best)
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self._best = dict(state)
+
+
 def fit(
     method: Method,
     data: Images,
@@ -53,6 +117,8 @@ def fit(
     batch_size: int,
     generator: torch.Generator,
     checkpoint: Checkpoint | None = None,
+    sampler: Callable[[torch.Generator], Tensor] | None = None,
+    selection: Selection | None = None,
 ) -> dict[str, list[float]]:
     """Train ``method`` on ``data`` in random order; incomplete last batches are left out.
 
@@ -60,15 +126,19 @@ def fit(
     ----------
     generator : decides the order of the images, on the CPU.
     checkpoint : where the state is saved at the ends of epochs; training goes on from there.
+    sampler : draws an epoch's images from ``generator``, as int64 indices into ``data`` in their order, some more
+        than once and some never if it likes; by default every image once.
+    selection : judges every epoch; it is part of the checkpoint.
 
     Returns
     -------
-    The mean over every epoch of what ``update`` returned, by name.
+    The mean over every epoch of what ``update`` returned, by name, and what ``selection`` judged.
 
     Raises
     ------
     ParameterError
-        If there are fewer images than one batch takes.
+        If an epoch has fewer images than one batch takes, or ``selection`` judges under a name that ``update``
+        uses.
     """
     history: dict[str, list[float]] = defaultdict(list)
     first = 0
@@ -78,12 +148,17 @@ def fit(
         generator.set_state(saved["generator"])
         first = saved["epochs"]
         history.update(saved["history"])
-    steps = len(data) // batch_size
-    if not steps:
-        raise ParameterError(f"batch_size is {batch_size} but there are only {len(data)} training images.")
+        if selection:
+            selection.load_state(saved["selection"])
     method.train()
     for epoch in range(first, epochs):
-        order = torch.randperm(len(data), generator=generator).to(data.labels.device)
+        order = sampler(generator) if sampler else torch.randperm(len(data), generator=generator)
+        order = order.to(data.labels.device)
+        steps = len(order) // batch_size
+        if not steps:
+            raise ParameterError(
+                f"batch_size is {batch_size} but an epoch has only {len(order)} training images; take smaller batches."
+            )
         sums: dict[str, Tensor] = {}
         for step in range(steps):
             for name, value in method.update(data[order[step * batch_size :][:batch_size]]).items():
@@ -91,6 +166,14 @@ def fit(
         method.end_epoch(epoch)
         for name, total in sums.items():
             history[name].append(total.item() / steps)
+        if selection:
+            judged = selection.end_epoch(method, epoch)
+            if shared := sorted(sums.keys() & judged):
+                raise ParameterError(
+                    f"The judge's {', '.join(shared)} would mix with the training's; give the judge's another name."
+                )
+            for name, number in judged.items():
+                history[name].append(number)
         if checkpoint:
             done = epoch + 1
             checkpoint.save(
@@ -99,6 +182,7 @@ def fit(
                     "generator": generator.get_state(),
                     "epochs": done,
                     "history": dict(history),
+                    "selection": selection.state() if selection else None,
                 }
             )
     method.eval()

@@ -192,6 +192,26 @@ def stages(model: nn.Module) -> dict[str, tuple[str, ...]]:
     return {stage: tuple(names) for stage, names in parts.items() if names}
 
 
+def without_head(model: Pretrained) -> tuple[nn.Module, int]:
+    """The network as an embedding: its last linear layer replaced by the identity, in place; and the embedding's length.
+
+    Images ``[b, 3, h, w]`` in [0, 1], of the size that the network was trained for or another one -> ``[b, length]``.
+
+    Raises
+    ------
+    ParameterError
+        If the last layer is not a linear one.
+    """
+    linear = [(name, part) for name, part in model.network.named_modules() if isinstance(part, nn.Linear)]
+    if not linear:
+        raise ParameterError(
+            f"{type(model.network).__name__} ends in no linear layer; choose another network."
+        )
+    name, head = linear[-1]
+    setattr(model.network, name, nn.Identity())
+    return model, head.in_features
+
+
 def _falls(module: nn.Module) -> bool:
     """Whether a convolution in it lowers the resolution."""
     return any(max(part.stride) > 1 for part in module.modules() if isinstance(part, nn.Conv2d))
