@@ -349,10 +349,10 @@ left.set_yticks(range(len(results.rows())), [ROWS[row] for row in results.rows()
 left.invert_yaxis()
 left.axvline(0.5, color="black", linestyle=":", linewidth=1)
 left.set(xlabel="accuracy of a fresh probe")
-for number, seed in enumerate(results.seeds):
-    heights = results.outcomes["adversary", seed]["history"]["attribute_accuracy"]
+for number, trial in enumerate(results.seeds):
+    heights = results.outcomes["adversary", trial]["history"]["attribute_accuracy"]
     color = figures.PALETTE[number % len(figures.PALETTE)]
-    right.plot(range(1, len(heights) + 1), heights, color=color, label=f"seed {seed}")
+    right.plot(range(1, len(heights) + 1), heights, color=color, label=f"seed {trial}")
 right.axhline(0.5, color="black", linestyle=":", linewidth=1)
 right.set(xlabel="epoch", ylabel="accuracy of the adversary", ylim=(0.2, 1))
 right.legend()

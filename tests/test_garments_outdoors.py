@@ -5,7 +5,7 @@ import torch
 from scipy import ndimage
 
 from nuisance.data.embedded import load_embedded
-from nuisance.data.garments_outdoors import cut_out, load_garments_outdoors
+from nuisance.data.garments_outdoors import CLASSES, cut_out, load_garments_outdoors
 from nuisance.data.groups import counts
 from nuisance.data.landscapes import land, water
 from nuisance.errors import ParameterError
@@ -54,7 +54,7 @@ def test_groups_have_the_proportions_of_waterbirds(outdoors):
 def test_images_come_from_the_garments_that_they_name(outdoors, originals):
     for name in SPLITS:
         images, original = outdoors[name], outdoors[name].attributes["original"]
-        assert torch.equal(originals[name].labels[original], torch.tensor([4, 6])[images.labels])
+        assert torch.equal(originals[name].labels[original], torch.tensor(CLASSES)[images.labels])
         times = original.unique(return_counts=True)[1]
         assert times.unique().tolist() == ([1] if name == "train" else [2])
         if name != "train":  # once on land and once on water
