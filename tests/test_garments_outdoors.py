@@ -5,7 +5,7 @@ import torch
 from scipy import ndimage
 
 from nuisance.data.embedded import load_embedded
-from nuisance.data.garments_outdoors import CLASSES, cut_out, load_garments_outdoors
+from nuisance.data.garments_outdoors import CLASSES, cut_out, load_garments_outdoors, load_other_garments
 from nuisance.data.groups import counts
 from nuisance.data.landscapes import land, water
 from nuisance.errors import ParameterError
@@ -192,3 +192,13 @@ def test_other_classes_and_sizes():
 def test_what_cannot_be_made_is_refused(wrong, message):
     with pytest.raises(ParameterError, match=message):
         load_garments_outdoors(seed=0, **wrong)
+
+
+def test_the_other_garments_are_the_eight_other_classes_and_their_places_tell_nothing():
+    images = load_other_garments(seed=0)
+    assert images.labels.bincount().tolist() == [1500] * 8
+    on_water = images.attributes["attribute"].double()
+    for label in range(8):  # of 1500 fair coins .05 is nearly four deviations
+        assert on_water[images.labels == label].mean().item() == pytest.approx(0.5, abs=0.05)
+    again = load_other_garments(seed=0)
+    assert torch.equal(images.pixels, again.pixels)
