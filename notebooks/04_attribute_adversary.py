@@ -55,12 +55,15 @@ weight_decay: float = None  # coupled, as Adam's L2 term
 strength: float = None  # lambda of the adversary
 strengths: list = None  # of the sweep
 adversary_width: int = None  # hidden units of the adversary and of the probe
+adversary_steps: int = None  # of the adversary alone, ahead of each of the game's
+adversary_rate: float = None  # its learning rate, in units of the others'
 gate: float = None  # validation accuracy that an epoch must pass to be chosen
 dro_step: float = None  # learning rate of group DRO's weights
 dro_adjustment: float = None  # C of group DRO's adjustment
 patch_weight: float = None  # of model patching's consistency
 translator_width: int = None  # channels of model patching's translators
 translator_rate: float = None  # Adam's, of their training
+translator_cycle: float = None  # weight of the way there and back
 translator_steps: int = None  # of their training
 probe_epochs: int = None  # of the fresh probe
 resamples: int = None  # of the bootstrap, where there is one seed
@@ -219,7 +222,7 @@ study.source(group_metrics.above_gate_then_hard)
 panels = plt.subplots(2, 1, figsize=(figures.WIDTH, 2.9))[1]
 for label, axes in enumerate(panels):
     own = train.pixels[train.labels == label]
-    moved = results.translations[p.seeds[0], label]
+    moved = results.translations[p.seeds[0], label]["pixels"]
     figures.image_grid([own[:12], moved[:12]], axes)
     words = f"{classes[label]}\n\nmoved"
     axes.set_ylabel(words, rotation=0, ha="right", va="center")

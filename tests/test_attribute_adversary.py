@@ -156,6 +156,30 @@ def test_the_adversary_is_decayed_like_the_others(data):
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
+def test_the_adversary_may_move_ahead_of_the_game(data):
+    """Two steps of D at twice the rate on frozen embeddings, then the game's: by a plain loop of two optimisers."""
+    method = make(ahead=2, rate=2.0)
+    plain = copy.deepcopy(method)
+    players = [*plain.embed.parameters(), *plain.head.parameters()]
+    others = torch.optim.Adam(players, 0.01, weight_decay=0.1)
+    adversary = torch.optim.Adam(plain.adversary.parameters(), 0.02, weight_decay=0.1)
+    attribute = data.attributes["attribute"]
+    method.update(data)
+    frozen = plain.embedding(data.pixels).detach()
+    for _ in range(2):
+        adversary.zero_grad()
+        F.cross_entropy(plain.adversary(frozen), attribute).backward()
+        adversary.step()
+    adversary.zero_grad()
+    z = plain.embedding(data.pixels)
+    plain.loss(z, plain.head(z), data)[0].backward()
+    others.step()
+    adversary.step()
+    assert method.steps_done == 1
+    for ours, theirs in zip(method.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
 def test_what_is_watched(data):
     method = make().eval()
     z = method.embedding(data.pixels)

@@ -84,8 +84,10 @@ def test_on_black_the_place_cannot_be_found():
 
 def test_translations_reach_the_images_that_they_were_made_of():
     train = data.load_splits("garments_outdoors", 0, data_root="", settings=TINY)["train"]
-    translations = tuple(aa.translate(0, label, settings=TINY, **COMMON) for label in (0, 1))
+    translated = [aa.translate(0, label, settings=TINY, **COMMON) for label in (0, 1)]
+    translations, reports = zip(*[(of["pixels"], of["report"]) for of in translated], strict=True)
     for label, moved in enumerate(translations):
+        assert 0 <= reports[label]["moved"] <= 1
         original = train.pixels[train.labels == label]
         assert moved.shape == original.shape
         assert moved.dtype == torch.uint8
@@ -139,7 +141,7 @@ def test_the_path_of_photographs_runs_with_a_pretrained_network(faces):
     splits = data.load_splits("celeba", 0, data_root=str(faces), settings=settings)
     assert splits["train"].pixels.shape == (24, 3, 64, 64)
     assert all(counts(of).tolist() == [6] * 4 for of in splits.values())
-    translations = tuple(aa.translate(0, label, **common) for label in (0, 1))
+    translations = tuple(aa.translate(0, label, **common)["pixels"] for label in (0, 1))
     for row, given in (("adversary", None), ("clamp", translations)):
         found = aa.experiment(row, 0, strength=0.5, translations=given, **common)
         assert found["chosen"]["worst_group"]["embeddings"].shape == (24, 1280)

@@ -121,7 +121,7 @@ def test_large_losses_and_weights_of_zero_give_numbers():
 
 def test_a_step_of_the_method_against_plain_adam():
     data = random_images()
-    method, plain = make(adjustment=2.0, step=0.5), make()
+    method, plain = make(adjustment=2.0, dro_step=0.5), make()
     optimizer = torch.optim.Adam(plain.parameters(), 0.01, weight_decay=0.1)
     q = torch.full((4,), 0.25)
     for start in (0, 16):
@@ -147,7 +147,7 @@ def test_a_step_of_the_method_against_plain_adam():
 
 def test_the_weights_of_groups_are_resumed(tmp_path):
     def train(epochs, path):
-        method = make(step=1.0)
+        method = make(dro_step=1.0)
         checkpoint = Checkpoint(path, every_seconds=0)
         settings = {"epochs": epochs, "batch_size": 8, "generator": generator(5)}
         return fit(method, random_images(), **settings, checkpoint=checkpoint), method.state_dict()

@@ -42,7 +42,13 @@ def make_translator(**changed):
 def make(method=ModelPatching, **changed):
     torch.manual_seed(0)
     counts = torch.tensor([1750, 92, 28, 530])
-    settings = {"learning_rate": 0.01, "weight_decay": 0.1, "group_counts": counts, "step": 0.5, **changed}
+    settings = {
+        "learning_rate": 0.01,
+        "weight_decay": 0.1,
+        "group_counts": counts,
+        "dro_step": 0.5,
+        **changed,
+    }
     if method is ModelPatching:
         settings.setdefault("consistency_weight", 2.0)
     return method(nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.Tanh()), dimensions=5, **settings)
@@ -287,9 +293,9 @@ def test_without_consistency_translations_teach_nothing():
         assert torch.allclose(value, trained[1][0][name], atol=1e-6), name
     assert trained[0][1] != trained[1][1]
     # and with one step of even weights it is group DRO, whose four weights are even, too
-    plain = make(GroupDRO, step=0.0)
+    plain = make(GroupDRO, dro_step=0.0)
     plain.update(images)
-    patched = make(consistency_weight=0.0, step=0.0)
+    patched = make(consistency_weight=0.0, dro_step=0.0)
     patched.update(images)
     for name, value in plain.state_dict().items():
         assert torch.allclose(value, patched.state_dict()[name], atol=1e-6), name

@@ -146,6 +146,12 @@ def test_parts_come_in_the_order_of_their_cases_and_from_the_store_again(capsys)
     assert [part["square"] for part in start().parts(square, cases[::-1])] == [4, 1, 9]
 
 
+def test_equal_cases_are_computed_once(capsys):
+    cases = [{"x": x, "seed": 0} for x in (5, 6, 5, 5)]
+    assert [part["square"] for part in start().parts(square, cases)] == [25, 36, 25, 25]
+    assert "2 of 2 parts finished" in capsys.readouterr().err
+
+
 def failing(x):
     if x == 1:
         raise ValueError("one is impossible")

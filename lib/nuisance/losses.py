@@ -101,8 +101,8 @@ def group_means(losses: Tensor, groups: Tensor, count: int) -> tuple[Tensor, Ten
 def dro_weights(q: Tensor, means: Tensor, *, step: float, adjustment: Tensor | None = None) -> Tensor:
     """One step up of group DRO's weights: q_g exp(step * (L_g + adjustment_g)), scaled to sum to 1, detached.
 
-    Sagawa et al. (2020), algorithm 1; the adjustment is that of their section 3.3. Computed from logarithms, since
-    the exponential of a large loss is infinite and infinity over infinity NaN.
+    Sagawa et al. (2020), algorithm 1; the adjustment is theirs, too. Computed from logarithms, since the exponential
+    of a large loss is infinite and infinity over infinity NaN.
 
     Parameters
     ----------

@@ -147,15 +147,15 @@ class Run:
     def parts(self, function: Callable[..., Any], cases: Sequence[Mapping[str, Any]]) -> list[Any]:
         """``function(**case)`` for every case, each from the store or computed, in the order of the cases.
 
-        On a CPU they are computed side by side, one process a core. A function of the notebook's own will do
+        On a CPU they are computed side by side, one process a core; equal cases are computed once. A function of the notebook's own will do
         too; whatever it needs must come in through its arguments, which must be plain values.
         """
         device = self.parameters.device
         keys = [store.part_key(function, case, self._data, device) for case in cases]
-        progress = _Progress(function.__name__, len(cases))
-        finished = {i: part for i, key in enumerate(keys) if (part := store.find(key)) is not None}
+        progress = _Progress(function.__name__, len(set(keys)))
+        finished = {key: part for key in dict.fromkeys(keys) if (part := store.find(key)) is not None}
         progress.show(len(finished), f"{len(finished)} found in the store")
-        missing = [i for i in range(len(cases)) if i not in finished]
+        missing = list({key: i for i, key in enumerate(keys) if key not in finished}.values())
         scalar = (str, int, float, bool)
         varying = [
             name
@@ -169,12 +169,12 @@ class Run:
             jobs = (joblib.delayed(_indexed)(i, function, cases[i], keys[i], *fixed) for i in missing)
             with joblib.Parallel(n_jobs=workers, return_as="generator_unordered") as parallel:
                 for i, part in parallel(jobs):
-                    finished[i] = part
+                    finished[keys[i]] = part
                     what = ", ".join(str(cases[i][name]) for name in varying)
                     progress.show(len(finished), f"{part.seconds:.1f} s for {what}")
         progress.close()
         self._seconds += sum(part.seconds for part in finished.values())
-        return [finished[i].value for i in range(len(cases))]
+        return [finished[key].value for key in keys]
 
     def record(self, **numbers: float) -> None:
         """Record numbers for the results file, the tests, and the book's prose (by `myst_nb.glue`)."""

@@ -22,7 +22,7 @@ from nuisance.methods.attribute_adversary import AttributeAdversary
 from nuisance.methods.embedding import EmbeddingClassifier
 from nuisance.methods.group_dro import GroupDRO
 from nuisance.methods.model_patching import ModelPatching
-from nuisance.methods.subgroup_translation import SubgroupTranslator
+from nuisance.methods.subgroup_translation import SubgroupTranslator, translation_report
 from nuisance.methods.supervised import Supervised
 from nuisance.metrics.groups import above_gate_then_hard, group_metrics, worst_group
 from nuisance.metrics.probes import ProbeResult, fresh_probe
@@ -46,7 +46,7 @@ RULES = ("gate_then_hard", "worst_group")
 """How an epoch is chosen by validation images: as in the study, and by the worst group."""
 
 # One random stream for every purpose, so that adding one never shifts another.
-_WEIGHTS, _ORDER, _PROBE, _TRANSLATE, _PRETRAIN = range(5)
+_WEIGHTS, _ORDER, _PROBE, _TRANSLATE, _PRETRAIN, _PLACE = range(6)
 
 
 def pretrain(
@@ -78,19 +78,22 @@ def translate(
     device: str,
     settings: dict[str, Any],
     checkpoint: Checkpoint | None = None,
-) -> Tensor:
-    """Train a translator between the two subgroups of a class; returns its training images moved to the other place.
+) -> dict[str, Any]:
+    """Train a translator between the two subgroups of a class, and move its training images to the other place.
 
     Returns
     -------
-    uint8 ``[n, 3, h, w]``, in the order of the class's training images.
+    ``pixels``, uint8 ``[n, 3, h, w]``, in the order of the class's training images; and ``report``, what a
+    `translation_report` says of the class's validation images. Its judge of places is trained on the others.
     """
-    train = load_splits(dataset, seed, data_root=data_root, settings=settings)["train"]
+    splits = load_splits(dataset, seed, data_root=data_root, settings=settings)
+    train = splits["train"]
     some = train[train.labels == label].to(device)
     _seed_weights(seed, _TRANSLATE, label)
-    # Ten times the authors' rate and a third of their weight of the cycle: there is time for a few hundred steps.
     method = SubgroupTranslator(
-        width=settings["translator_width"], learning_rate=settings["translator_rate"], cycle_weight=3.0
+        width=settings["translator_width"],
+        learning_rate=settings["translator_rate"],
+        cycle_weight=settings["translator_cycle"],
     ).to(device)
     size = min(settings["batch_size"], 16, len(some))
     epochs = max(1, round(settings["translator_steps"] / (len(some) // size)))
@@ -103,14 +106,33 @@ def translate(
         sampler=partial(balanced_order, some.attributes["attribute"]),
         checkpoint=checkpoint,
     )
-    return method.translate(some.pixels, some.attributes["attribute"]).cpu()
+    return {
+        "pixels": method.translate(some.pixels, some.attributes["attribute"]).cpu(),
+        "report": _report(method, splits["validation"].to(device), label, seed),
+    }
+
+
+def _report(translator: SubgroupTranslator, images: Images, label: int, seed: int) -> dict[str, float]:
+    """What the translator does to images of its class; in validation the place tells nothing of the class."""
+    others, own = images[images.labels != label], images[images.labels == label]
+    others = Images(others.pixels, others.attributes["attribute"])
+    _seed_weights(seed, _PLACE, label)
+    epochs, size = 10, min(32, len(others))
+    net = SmallCNN(classes=2, in_channels=3, width=WIDTH).to(images.pixels.device)
+    judge = Supervised(net, steps=epochs * (len(others) // size), learning_rate=3e-3)
+    fit(judge, others, epochs=epochs, batch_size=size, generator=generator(seed, _PLACE, label))
+
+    def place_of(pixels: Tensor) -> Tensor:
+        return _in_parts(judge.predict, pixels, size).argmax(1)
+
+    return translation_report(translator, own, place_of)
 
 
 def experiment(
     row: str,
     seed: int,
     *,
-    strength: float,
+    strength: float = 0.0,
     dataset: str,
     data_root: str,
     device: str,
@@ -124,10 +146,10 @@ def experiment(
     Parameters
     ----------
     row : a key of `ROWS`.
-    strength : lambda of an adversary.
+    strength : lambda, which rows without an adversary do not use.
     settings : the chapter's own parameters by name, see its first cell.
     weights : what `pretrain` returned, for the small network.
-    translations : what `translate` returned for either class, for CLAMP.
+    translations : the pixels that `translate` returned for either class, for CLAMP.
 
     Returns
     -------
@@ -208,9 +230,11 @@ def _make_method(
             strength=strength,
             conditional=row == "adversary_conditional",
             hidden=settings["adversary_width"],
+            ahead=settings["adversary_steps"],
+            rate=settings["adversary_rate"],
             **common,
         )
-    robust: dict[str, Any] = {"group_counts": train_counts, "step": settings["dro_step"]}
+    robust: dict[str, Any] = {"group_counts": train_counts, "dro_step": settings["dro_step"]}
     robust["adjustment"] = settings["dro_adjustment"]
     if row == "gdro":
         return GroupDRO(embed, **robust, **common)

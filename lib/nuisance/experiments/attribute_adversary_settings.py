@@ -17,10 +17,14 @@ _COMMON: dict[str, Any] = {
     "dro_step": 0.01,
     "dro_adjustment": 0.0,
     "adversary_width": 64,
+    "adversary_steps": 0,
+    "adversary_rate": 1.0,
     "probe_epochs": 30,
     "resamples": 1000,
     "pretraining_epochs": 4,
+    # There is time for a few hundred steps: ten times the authors' rate, and a third of their weight of the cycle.
     "translator_rate": 2e-3,
+    "translator_cycle": 3.0,
 }
 _PHOTOS: dict[str, Any] = {
     **_COMMON,
@@ -48,6 +52,7 @@ _PUBLISHED: dict[str, Any] = {
     "learning_rate": 1e-5,
     "translator_width": 32,
     "translator_rate": 2e-4,
+    "translator_cycle": 10.0,
     "translator_steps": 200_000,
 }
 
@@ -74,11 +79,14 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
 """The chapter's parameters by scale and data set, see `nuisance.study.start`."""
 
 LIMITS: dict[str, Limit] = {
-    **dict.fromkeys(("epochs", "batch_size", "learning_rate", "adversary_width", "dro_step"), above(0)),
+    **dict.fromkeys(
+        ("epochs", "batch_size", "learning_rate", "adversary_width", "adversary_rate", "dro_step"), above(0)
+    ),
     **dict.fromkeys(
         ("translator_width", "translator_rate", "translator_steps", "probe_epochs", "pretraining_epochs"),
         above(0),
     ),
+    **dict.fromkeys(("translator_cycle", "adversary_steps"), at_least(0)),
     **dict.fromkeys(("weight_decay", "strength", "strengths", "dro_adjustment", "patch_weight"), at_least(0)),
     "images": at_least(0),
     "size": at_least(32),

@@ -1,9 +1,8 @@
 """The run of chapter `sec-attribute-adversary`: every row of its tables, and what they come to."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from torch import Tensor
 
 from nuisance.experiments.attribute_adversary import ROWS, experiment, pretrain, translate
 from nuisance.experiments.attribute_adversary_data import HARD, has_objects_on_black
@@ -14,6 +13,35 @@ from nuisance.study import Run
 
 Outcome = dict[str, Any]
 
+PRETRAINING = ("size", "pretraining_epochs")
+TRANSLATION = (
+    "size",
+    "images",
+    "batch_size",
+    "translator_width",
+    "translator_rate",
+    "translator_cycle",
+    "translator_steps",
+)
+TRAINING = (
+    "network",
+    "size",
+    "images",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "weight_decay",
+    "gate",
+    "adversary_width",
+    "adversary_steps",
+    "adversary_rate",
+    "dro_step",
+    "dro_adjustment",
+    "patch_weight",
+    "probe_epochs",
+)
+"""The chapter's parameters that decide each part; a part stays valid when another one changes."""
+
 
 @dataclass(frozen=True)
 class Results:
@@ -23,13 +51,13 @@ class Results:
     ----------
     outcomes : of `experiment`, by row and seed.
     sweep : those of the adversary by strength and seed.
-    translations : the training images of a class at the other place, uint8 ``[n, 3, h, w]``, by seed and class.
+    translations : what `translate` returned, by seed and class.
     hard : the number of the group that the study reports.
     """
 
     outcomes: dict[tuple[str, int], Outcome]
     sweep: dict[tuple[float, int], Outcome]
-    translations: dict[tuple[int, int], Tensor]
+    translations: dict[tuple[int, int], dict[str, Any]]
     seeds: list[int]
     hard: int
     resamples: int
@@ -71,57 +99,84 @@ class Results:
         )[metric]
 
     def _value(self, outcome: Outcome, metric: str, rule: str) -> float:
-        chosen = outcome["chosen"][rule]
-        if metric.startswith("probe"):
-            return float(chosen[metric])
-        metrics = group_metrics(
-            chosen["right"], outcome["groups"], train_counts=outcome["train_counts"], hard=self.hard
-        )
-        return metrics[metric]
+        return metric_of(outcome, metric, rule, self.hard)
+
+
+def metric_of(outcome: Outcome, metric: str, rule: str, hard: int) -> float:
+    """A test accuracy of `group_metrics`, or ``probe_accuracy`` or ``probe_bits``, at the epoch that a rule chose."""
+    chosen = outcome["chosen"][rule]
+    if metric.startswith("probe"):
+        return float(chosen[metric])
+    metrics = group_metrics(
+        chosen["right"], outcome["groups"], train_counts=outcome["train_counts"], hard=hard
+    )
+    return metrics[metric]
+
+
+Wanted = tuple[str, int, dict[str, Any]]
+"""A training: its row, its seed, and the parameters in which it differs from the run's."""
 
 
 def compare(run: Run) -> Results:
     """Train and judge every row for every seed, and the adversary for every strength."""
     p = run.parameters
-    settings = {
-        name: value
-        for name, value in vars(p).items()
-        if name
-        not in ("scale", "dataset", "seeds", "device", "data_root", "strength", "strengths", "resamples")
-    }
-    common = {
-        "dataset": p.dataset,
-        "data_root": str(p.data_root),
-        "device": p.device,
-        "settings": settings,
-    }
+    rows = [row for row in ROWS if row != "erm_black" or has_objects_on_black(p.dataset, str(p.data_root))]
+    table: list[Wanted] = [(row, seed, {}) for row in rows for seed in p.seeds]
+    swept: list[Wanted] = [
+        ("adversary", seed, {"strength": strength})
+        for strength in p.strengths
+        if strength
+        for seed in p.seeds
+    ]
+    found, translations = train(run, [*table, *swept])
+    outcomes = {(row, seed): of for (row, seed, _), of in zip(table, found[: len(table)], strict=True)}
+    # No adversary at all is balanced ERM: at strength 0 the same weights move in the same way.
+    sweep = {(0.0, seed): outcomes["erm_balanced", seed] for seed in p.seeds}
+    for (_, seed, changed), outcome in zip(swept, found[len(table) :], strict=True):
+        sweep[changed["strength"], seed] = outcome
+    return Results(outcomes, sweep, translations, p.seeds, HARD[p.dataset], p.resamples)
+
+
+def train(run: Run, wanted: Sequence[Wanted]) -> tuple[list[Outcome], dict[tuple[int, int], dict[str, Any]]]:
+    """Train and judge each of ``wanted``, and before it what it starts from.
+
+    Returns
+    -------
+    What `experiment` returned, one for each wanted; and of the seeds that CLAMP was wanted for without changed
+    parameters what `translate` returned, by seed and class.
+    """
+    p = run.parameters
+    common = {"dataset": p.dataset, "data_root": str(p.data_root), "device": p.device}
+
+    def settings(names: Sequence[str], changed: dict[str, Any]) -> dict[str, Any]:
+        return {name: changed.get(name, getattr(p, name)) for name in names}
+
     weights = None
     if p.network == "small_cnn":
-        weights = run.parts(pretrain, [{"device": p.device, "settings": settings}])[0]
-    pairs = [(seed, label) for seed in p.seeds for label in (0, 1)]
-    found = run.parts(translate, [{"seed": seed, "label": label} | common for seed, label in pairs])
-    translations = dict(zip(pairs, found, strict=True))
-    rows = [row for row in ROWS if row != "erm_black" or has_objects_on_black(p.dataset, str(p.data_root))]
-    # No adversary at all is balanced ERM: at strength 0 the same weights move in the same way.
-    names = [("adversary", strength, seed) for strength in p.strengths for seed in p.seeds if strength]
-    names += [(row, p.strength, seed) for row in rows for seed in p.seeds]
-    names = list(dict.fromkeys(names))
-    cases = [
-        {
+        weights = run.parts(pretrain, [{"device": p.device, "settings": settings(PRETRAINING, {})}])[0]
+    moved = [
+        {"seed": seed, "label": label, "settings": settings(TRANSLATION, changed)} | common
+        for row, seed, changed in wanted
+        if row == "clamp"
+        for label in (0, 1)
+    ]
+    translated = run.parts(translate, moved)
+    pairs = iter(zip(translated[::2], translated[1::2], strict=True))
+    cases: list[dict[str, Any]] = []
+    translations: dict[tuple[int, int], dict[str, Any]] = {}
+    for row, seed, changed in wanted:
+        case = {
             "row": row,
             "seed": seed,
-            "strength": strength,
+            "settings": settings(TRAINING, changed),
             "weights": weights,
-            "translations": tuple(translations[seed, label] for label in (0, 1)) if row == "clamp" else None,
-        }
-        | common
-        for row, strength, seed in names
-    ]
-    by_name = dict(zip(names, run.parts(experiment, cases), strict=True))
-    outcomes = {(row, seed): by_name[row, p.strength, seed] for row in rows for seed in p.seeds}
-    sweep = {
-        (strength, seed): by_name["adversary", strength, seed] if strength else outcomes["erm_balanced", seed]
-        for strength in p.strengths
-        for seed in p.seeds
-    }
-    return Results(outcomes, sweep, translations, p.seeds, HARD[p.dataset], p.resamples)
+        } | common
+        case |= {"strength": 0.0, "translations": None}
+        if row == "clamp":
+            pair = next(pairs)
+            case["translations"] = tuple(of["pixels"] for of in pair)
+            translations |= {(seed, label): pair[label] for label in (0, 1) if not changed}
+        elif row.startswith("adversary"):
+            case["strength"] = changed.get("strength", p.strength)
+        cases.append(case)
+    return run.parts(experiment, cases), translations

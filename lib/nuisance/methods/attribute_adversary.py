@@ -11,6 +11,8 @@ The study does not describe D. Unconditional, D asks that z tell nothing of a; w
 training, that forbids z to tell y, so that batches must be drawn with the groups equally likely.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,6 +28,8 @@ class AttributeAdversary(EmbeddingClassifier):
     Parameters
     ----------
     strength : lambda, constant.
+    ahead : steps that D takes on a batch's embeddings before the game's own, while G stands still; 0 in the study.
+    rate : D's learning rate in units of the others'; 1 in the study.
     conditional : whether D has a head for each class, of which the true class's is used: z then has to be
         invariant within a class only, and may tell of a what y tells.
     hidden : width of D's hidden layer; None for a linear D.
@@ -39,28 +43,24 @@ class AttributeAdversary(EmbeddingClassifier):
         *,
         dimensions: int,
         classes: int = 2,
-        learning_rate: float,
-        weight_decay: float,
         strength: float,
         conditional: bool = False,
+        ahead: int = 0,
+        rate: float = 1.0,
         hidden: int | None = 64,
         attributes: int = 2,
+        **others: Any,
     ) -> None:
-        super().__init__(
-            embed,
-            dimensions=dimensions,
-            classes=classes,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-        )
+        super().__init__(embed, dimensions=dimensions, classes=classes, **others)
         self.strength, self.conditional, self.attributes = strength, conditional, attributes
+        self.ahead = ahead
         outputs = attributes * classes if conditional else attributes
         self.adversary: nn.Module = nn.Linear(dimensions, outputs)
         if hidden is not None:
             self.adversary = nn.Sequential(
                 nn.Linear(dimensions, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
             )
-        self.add_player(self.adversary)
+        self.add_player(self.adversary, rate=rate)
 
     def attribute_logits(self, z: Tensor, labels: Tensor) -> Tensor:
         """D: embeddings ``[b, dimensions]`` -> logits ``[b, attributes]``; the labels choose a conditional D's head."""
@@ -69,6 +69,12 @@ class AttributeAdversary(EmbeddingClassifier):
             return logits
         by_class = logits.unflatten(1, (-1, self.attributes))
         return by_class[torch.arange(len(z), device=z.device), labels]
+
+    def prepare(self, z: Tensor, batch: Images) -> None:
+        """D's steps ahead, on embeddings ``[b, dimensions]`` that carry no gradient."""
+        for _ in range(self.ahead):
+            guesses = self.attribute_logits(z, batch.labels)
+            self.step(F.cross_entropy(guesses, batch.attributes["attribute"]))
 
     def loss(self, z: Tensor, logits: Tensor, batch: Images) -> tuple[Tensor, dict[str, Tensor]]:
         """C's loss and D's, with the reversal between z and D; losses are watched in nats."""

@@ -15,7 +15,7 @@ from nuisance.training import Method
 class EmbeddingClassifier(Method):
     """G and C, trained by cross-entropy (ERM) with Adam at a constant rate.
 
-    A subclass overrides `loss`, and hands further networks that are trained along to `add_player`.
+    A subclass overrides `loss`, perhaps `prepare`, and hands further networks that are trained along to `add_player`.
 
     Parameters
     ----------
@@ -43,9 +43,11 @@ class EmbeddingClassifier(Method):
             "net": torch.optim.Adam(self.parameters(), learning_rate, weight_decay=weight_decay, fused=True)
         }
 
-    def add_player(self, player: nn.Module) -> None:
-        """Train ``player`` too, by the same optimiser with the same settings."""
-        self.optimizers["net"].add_param_group({"params": list(player.parameters())})
+    def add_player(self, player: nn.Module, *, rate: float = 1.0) -> None:
+        """Train ``player`` too, by the same optimiser; its learning rate is ``rate`` times the others'."""
+        optimizer = self.optimizers["net"]
+        rate *= optimizer.defaults["lr"]
+        optimizer.add_param_group({"params": list(player.parameters()), "lr": rate})
 
     def scale(self, pixels: Tensor) -> Tensor:
         """Bytes ``[b, 3, h, w]`` as numbers in [0, 1], of the weights' type."""
@@ -71,13 +73,21 @@ class EmbeddingClassifier(Method):
         class_loss = F.cross_entropy(logits, batch.labels)
         return class_loss, {"class_loss": class_loss}
 
-    def update(self, batch: Images) -> dict[str, Tensor]:
-        """One step of every player."""
-        z = self.embedding(batch.pixels)
-        loss, watched = self.loss(z, self.head(z), batch)
+    def prepare(self, z: Tensor, batch: Images) -> None:
+        """What comes before a step, given the batch's embeddings without their gradient; here nothing."""
+
+    def step(self, loss: Tensor) -> None:
+        """Move every player that the loss depends on; Adam passes over a weight without a gradient."""
         optimizer = self.optimizers["net"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+
+    def update(self, batch: Images) -> dict[str, Tensor]:
+        """One step of every player."""
+        z = self.embedding(batch.pixels)
+        self.prepare(z.detach(), batch)
+        loss, watched = self.loss(z, self.head(z), batch)
+        self.step(loss)
         self.steps_done += 1
         return watched

@@ -4,6 +4,8 @@ The adversary's main rival in chapter `sec-attribute-adversary`; the equations a
 What differs from the released code (kohpangwei/group_DRO) is told there; the optimiser is the chapter's Adam.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ class GroupDRO(EmbeddingClassifier):
     Parameters
     ----------
     group_counts : training images in each group ``2 * class + attribute``, n_g, int64 ``[4]``.
-    step : learning rate of q.
+    dro_step : learning rate of q.
     adjustment : C, which adds C / sqrt(n_g) to a group's loss in the update of q: small groups generalise worse.
     others : as `EmbeddingClassifier`.
 
@@ -41,20 +43,19 @@ class GroupDRO(EmbeddingClassifier):
         embed: nn.Module,
         *,
         dimensions: int,
-        learning_rate: float,
-        weight_decay: float,
         group_counts: Tensor,
-        step: float = 0.01,
+        dro_step: float = 0.01,
         adjustment: float = 0.0,
+        **others: Any,
     ) -> None:
-        super().__init__(embed, dimensions=dimensions, learning_rate=learning_rate, weight_decay=weight_decay)
+        super().__init__(embed, dimensions=dimensions, **others)
         if group_counts.shape != (GROUPS,) or (group_counts < 1).any():
             raise ParameterError(
                 f"group_counts is {group_counts.tolist()} but must name {GROUPS} groups with an image or more each."
             )
         if adjustment < 0:
             raise ParameterError(f"adjustment is {adjustment:g} but must be 0 or more.")
-        self.step = step
+        self.dro_step = dro_step
         self.register_buffer("q", torch.full((GROUPS,), 1 / GROUPS))
         self.register_buffer(
             "margins", adjustment / group_counts.sqrt(), persistent=False
@@ -65,7 +66,7 @@ class GroupDRO(EmbeddingClassifier):
         losses = F.cross_entropy(logits, batch.labels, reduction="none")
         # group_of would check the labels again in every step, and wait for the device to do so.
         groups = 2 * batch.labels + batch.attributes["attribute"]
-        loss, q = group_dro(losses, groups, self.q, step=self.step, adjustment=self.margins)
+        loss, q = group_dro(losses, groups, self.q, step=self.dro_step, adjustment=self.margins)
         self.q.copy_(q)
         weights = {f"weight_{group}": q[group] for group in range(GROUPS)}
         return loss, {"class_loss": losses.mean(), "dro_loss": loss, **weights}

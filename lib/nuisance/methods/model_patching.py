@@ -11,6 +11,7 @@ Jensen-Shannon divergence 1/2 KL(p1||m) + 1/2 KL(p2||m).
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -66,22 +67,11 @@ class ModelPatching(GroupDRO):
         embed: nn.Module,
         *,
         dimensions: int,
-        learning_rate: float,
-        weight_decay: float,
         group_counts: Tensor,
-        step: float = 0.01,
-        adjustment: float = 0.0,
         consistency_weight: float,
+        **others: Any,
     ) -> None:
-        super().__init__(
-            embed,
-            dimensions=dimensions,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            group_counts=group_counts,
-            step=step,
-            adjustment=adjustment,
-        )
+        super().__init__(embed, dimensions=dimensions, group_counts=group_counts, **others)
         if consistency_weight < 0:
             raise ParameterError(f"consistency_weight is {consistency_weight:g} but must be 0 or more.")
         self.consistency_weight = consistency_weight
@@ -116,7 +106,9 @@ class ModelPatching(GroupDRO):
         means, _ = group_means(losses, 2 * labels + attribute, GROUPS)
         within = zip(self.q.view(2, 2), means.view(2, 2), self.margins.view(2, 2), strict=True)
         # a class's weights sum to a half, so that its hard group gains on the other group of the class alone
-        q = torch.cat([dro_weights(*of, step=self.step, adjustment=margins) / 2 for *of, margins in within])
+        q = torch.cat(
+            [dro_weights(*of, step=self.dro_step, adjustment=margins) / 2 for *of, margins in within]
+        )
         self.q.copy_(q)
         dro_loss = q @ means
         inconsistency = consistency(log_p, log_p, log_translated)
