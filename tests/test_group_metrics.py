@@ -6,7 +6,6 @@ import torch
 from nuisance.errors import InputError, ParameterError
 from nuisance.metrics.groups import (
     above_gate_then_hard,
-    accuracy_by_group,
     bootstrap_groups,
     group_metrics,
     worst_group,
@@ -27,7 +26,6 @@ def answers(correct=CORRECT, sizes=SIZES):
 
 
 def test_metrics_of_a_case_worked_by_hand():
-    assert accuracy_by_group(*answers()) == pytest.approx([0.9, 0.5, 0.7, 1.0])
     found = group_metrics(*answers(), **SETTINGS)
     assert found == pytest.approx(
         {
@@ -119,15 +117,15 @@ def test_the_studys_rule_takes_the_hard_group_above_the_gate_only():
 def test_what_cannot_be_judged_is_refused():
     right, groups = answers()
     with pytest.raises(InputError, match="Group 2 has no image"):
-        accuracy_by_group(right[groups != 2], groups[groups != 2])
+        group_metrics(right[groups != 2], groups[groups != 2], **SETTINGS)
     with pytest.raises(InputError, match="Group 0 has no image"):
         group_metrics(right[:0], groups[:0], **SETTINGS)
     for wrong in (groups + 1, groups - 1):
         with pytest.raises(InputError, match="Groups must be from 0 to 3"):
-            accuracy_by_group(right, wrong)
+            group_metrics(right, wrong, **SETTINGS)
     for wrong in (right[1:], right.long(), right[:, None]):
         with pytest.raises(InputError, match="give a bool and a group for each image"):
-            accuracy_by_group(wrong, groups)
+            group_metrics(wrong, groups, **SETTINGS)
     for counts in ([1, 2, 3], [0, 0, 0, 0], [1, 1, 1, -1]):
         with pytest.raises(ParameterError, match="train_counts is"):
             group_metrics(right, groups, train_counts=torch.tensor(counts))

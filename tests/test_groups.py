@@ -11,7 +11,6 @@ from nuisance.data.groups import (
     balanced_order,
     counts,
     group_of,
-    proportions,
     require_groups,
 )
 from nuisance.data.images import Images
@@ -43,15 +42,6 @@ def test_only_two_classes_and_two_attributes_make_groups():
     bare = Images(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), torch.tensor([0]))
     with pytest.raises(InputError, match="no attribute named 'attribute'; add it"):
         group_of(bare)
-
-
-def test_proportions_are_those_of_the_published_training_set():
-    found = proportions(torch.tensor([3498, 184, 56, 1057]))
-    assert found.dtype == torch.float64
-    assert found.tolist() == [n / 4795 for n in (3498, 184, 56, 1057)]
-    for nothing in ([0, 0, 0, 0], [2, -1, 1, 1]):
-        with pytest.raises(InputError, match=r"Counts of groups are \["):
-            proportions(torch.tensor(nothing))
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_none_means_as_the_scale_says():
         ({"epochs": "many"}, "whole number"),
         ({"epochs": 0}, "above 0"),
         ({"rate": math.nan}, "finite"),
-        ({"variances": [0.02, 0.0]}, "every value of variances is 0.0 but must be above 0"),
+        ({"variances": [0.02, 0.0]}, "a value of variances is 0.0 but must be above 0"),
         ({"variances": [-0.1]}, "above 0"),
         ({"mode": "c"}, "one of 'a', 'b'"),
         ({"device": "cuda:99"}, "device 'cuda:99' is not here"),

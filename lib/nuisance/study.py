@@ -345,7 +345,7 @@ def _check_value(name: str, given: Any, like: Any, limit: Limit | None = None) -
         if not given:
             raise ParameterError(f"{name} is an empty list but needs at least one value, such as {like!r}.")
         for item in given:
-            _check_value(f"every value of {name}", item, like[0], limit)
+            _check_value(f"a value of {name}", item, like[0], limit)
         if len(set(given)) < len(given):
             raise ParameterError(f"{name} is {given!r} but must not name a value twice.")
         return

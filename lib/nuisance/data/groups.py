@@ -42,19 +42,6 @@ def counts(images: Images) -> Tensor:
     return torch.bincount(group_of(images), minlength=GROUPS)
 
 
-def proportions(counts: Tensor) -> Tensor:
-    """The share of every group, float64, summing to 1.
-
-    Raises
-    ------
-    InputError
-        If there is nothing to share out, or a count is negative.
-    """
-    if (counts < 0).any() or not counts.any():
-        raise InputError(f"Counts of groups are {counts.tolist()}; give counts of at least one image.")
-    return counts.double() / counts.sum()
-
-
 def require_groups(images: Images, what: str) -> None:
     """Refuse images of which a class, an attribute or a group is missing.
 

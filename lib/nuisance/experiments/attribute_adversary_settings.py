@@ -73,7 +73,7 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("reduced", "waterbirds"): _CAPPED,
     ("reduced", "celeba"): _CAPPED,
-    ("full", "waterbirds"): {**_PUBLISHED, "epochs": 300, "weight_decay": 1.0},
+    ("full", "waterbirds"): {**_PUBLISHED, "epochs": 300, "weight_decay": 1.0, "patch_weight": 100.0},
     ("full", "celeba"): {**_PUBLISHED, "epochs": 50, "weight_decay": 0.1},
 }
 """The chapter's parameters by scale and data set, see `nuisance.study.start`."""

@@ -18,29 +18,13 @@ GROUPS = 4
 """Two classes times two values of the attribute; a group's number is ``2 * class + attribute``."""
 
 
-def accuracy_by_group(right: Tensor, groups: Tensor) -> list[float]:
-    """Share of right predictions in each of the four groups.
-
-    Parameters
-    ----------
-    right : bool ``[n]``, whether an image was classified rightly.
-    groups : int64 ``[n]``, as `nuisance.data.groups.group_of` gives them.
-
-    Raises
-    ------
-    InputError
-        If the two differ in length, a group is not one of the four, or one has no image.
-    """
-    correct, sizes = _count(right, groups)
-    return list(map(float, correct / sizes))
-
-
 def group_metrics(right: Tensor, groups: Tensor, *, train_counts: Tensor, hard: int = 2) -> dict[str, float]:
     """All accuracies of a study of groups, from 0 to 1.
 
     Parameters
     ----------
-    right, groups : as `accuracy_by_group`.
+    right : bool ``[n]``, whether an image was classified rightly.
+    groups : int64 ``[n]``, as `nuisance.data.groups.group_of` gives them.
     train_counts : training images in each of the four groups, int64 ``[4]``.
     hard : the group that the study reports as hard: 2, waterbirds on land; for CelebA 3, blond men.
 
@@ -53,7 +37,7 @@ def group_metrics(right: Tensor, groups: Tensor, *, train_counts: Tensor, hard: 
     Raises
     ------
     InputError
-        As `accuracy_by_group`.
+        If the two differ in length, a group is not one of the four, or one has no image.
     ParameterError
         If ``hard`` or ``train_counts`` do not fit four groups.
     """
@@ -84,10 +68,8 @@ def bootstrap_groups(
 
     Raises
     ------
-    InputError
-        As `accuracy_by_group`.
     ParameterError
-        If there are fewer than two resamples, else as `group_metrics`.
+        If there are fewer than two resamples; else errors as `group_metrics`.
     """
     if resamples < 2:
         raise ParameterError(f"resamples is {resamples} but must be 2 or more, to span an interval.")
