@@ -235,15 +235,21 @@ plt.show()
 # %%
 import pandas as pd
 
-reported = []
-for label, name in enumerate(classes):
-    reports = [results.translations[trial, label]["report"] for trial in results.seeds]
-    for metric in ("moved", "changed", "cycle"):
-        mean = mean_interval([report[metric] for report in reports])
-        reported.append(study.row("clamp", name, metric, mean))
-run.table("Translations", reported)
-shares = pd.DataFrame(reported)[["setting", "metric", "value", "low", "high"]]
-figures.number_table(shares.set_index(["setting", "metric"]).rename_axis([None, None]))
+reports = pd.DataFrame(
+    {
+        (classes[label], trial): of["report"]
+        for (trial, label), of in sorted(results.translations.items(), key=str)
+    }
+).T
+run.table(
+    "Translations",
+    [
+        study.row("clamp", f"{name}, seed {trial}", metric, mean_interval([value]))
+        for metric in reports
+        for (name, trial), value in reports[metric].items()
+    ],
+)
+figures.number_table(reports.rename_axis(["class", "seed"]), digits=2)
 
 # %% [markdown]
 # ## Results
