@@ -255,9 +255,11 @@ reports = pd.DataFrame(
 run.table(
     "Translations",
     [
-        study.row("clamp", f"{name}, seed {trial}", metric, mean_interval([value]))
+        study.row(
+            "clamp", name, metric, mean_interval(reports.loc[name, metric].tolist())
+        )
         for metric in reports
-        for (name, trial), value in reports[metric].items()
+        for name in classes
     ],
 )
 figures.number_table(reports.rename_axis(["class", "seed"]), digits=2)
