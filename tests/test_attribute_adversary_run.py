@@ -148,6 +148,35 @@ def test_the_path_of_photographs_runs_with_a_pretrained_network(faces):
     assert not data.has_objects_on_black("celeba", str(faces))
 
 
+def test_the_start_is_probed_on_the_embedding_that_no_row_has_moved():
+    weights = aa.pretrain(device="cpu", settings=TINY | {"pretraining_epochs": 1})
+    first, again = (aa.probe_start(0, settings=TINY, weights=weights, **COMMON) for _ in range(2))
+    assert first == again
+    assert 0.5 < first <= 1  # places of drawn landscapes are easily told apart
+    black = outcome_of("erm_black", epochs=1)["chosen"]["worst_group"]["probe_accuracy"]
+    assert first > black
+
+
+def test_all_images_are_as_many_as_the_recipe_allows():
+    few, most = (
+        data.load_splits("garments_outdoors", 0, data_root="", settings=TINY | {"images": images})["train"]
+        for images in (100, 0)
+    )
+    assert len(few) == 100
+    assert len(most) == 1950
+
+
+def test_the_lists_of_all_folders_identify_the_data(tmp_path):
+    for folder, content in (("waterbird_complete95_forest2water2", "a"), ("waterbirds_on_black", "b")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "metadata.csv").write_text(content)
+    before = data.fingerprint("waterbirds", "small_cnn", str(tmp_path))
+    assert before.keys() == {"waterbird_complete95_forest2water2", "waterbirds_on_black"}
+    (tmp_path / "waterbirds_on_black" / "metadata.csv").write_text("c")
+    after = data.fingerprint("waterbirds", "small_cnn", str(tmp_path))
+    assert [name for name in before if before[name] != after[name]] == ["waterbirds_on_black"]
+
+
 def test_photographs_that_are_missing_are_named(tmp_path):
     with pytest.raises(DataError, match=r"list_attr_celeba\.txt"):
         data.fingerprint("celeba", "small_cnn", str(tmp_path))
@@ -167,7 +196,7 @@ def outcome_with(right_in_group, seed=0):
 def test_results_are_means_over_seeds_and_differences_within_them():
     outcomes = {("erm", 0): outcome_with([10, 8, 2, 9]), ("erm", 1): outcome_with([10, 8, 4, 9], 1)}
     outcomes |= {("gdro", 0): outcome_with([9, 8, 7, 9]), ("gdro", 1): outcome_with([9, 8, 8, 9], 1)}
-    results = Results(outcomes, {}, {}, [0, 1], hard=2, resamples=100)
+    results = Results(outcomes, {}, {}, {}, [0, 1], hard=2, resamples=100)
     assert results.rows() == ["erm", "gdro"]
     assert results.accuracy("erm", "hard") == mean_interval([0.2, 0.4])
     assert results.accuracy("erm", "overall").value == pytest.approx((29 + 31) / 80)
@@ -179,7 +208,7 @@ def test_results_are_means_over_seeds_and_differences_within_them():
 
 
 def test_one_seed_has_a_bootstrap_over_images():
-    results = Results({("erm", 3): outcome_with([10, 8, 2, 9])}, {}, {}, [3], hard=2, resamples=500)
+    results = Results({("erm", 3): outcome_with([10, 8, 2, 9])}, {}, {}, {}, [3], hard=2, resamples=500)
     found = results.accuracy("erm", "hard")
     assert found.value == pytest.approx(0.2)
     assert 0 <= found.low < 0.2 < found.high < 0.6
@@ -193,5 +222,5 @@ def test_printed_accuracies_as_counts_of_images():
     # two of two against none of two: 2 of the 6 ways to place two right answers among four are as extreme
     assert chance_of_gap(100.0, 0.0, 2) == pytest.approx(1 / 3)
     table = discrepancies()
-    assert "578 and 580 of 642" in table["from the counts"].iloc[0]
+    assert "580 and 578 of 642" in table["from the counts"].iloc[0]
     assert "91.74" in table["from the counts"].iloc[3]

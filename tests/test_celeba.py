@@ -95,6 +95,12 @@ def test_a_damaged_partition_is_refused(celeba, old, new, message):
         load_celeba(celeba, prepare)
 
 
+def test_a_list_that_is_no_text_is_refused(celeba):
+    (celeba / "list_eval_partition.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"list_eval_partition\.txt is no text .*; fetch the official list"):
+        load_celeba(celeba, prepare)
+
+
 def test_missing_lists_empty_splits_and_missing_images_are_named(celeba):
     for number in (9, 2):
         (celeba / "img_align_celeba" / f"{number:06}.jpg").unlink()

@@ -182,8 +182,8 @@ def test_other_classes_and_sizes():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"train_images": 1955}, "train_images is 1955 but must be 100 to 1954"),
-        ({"train_images": 99}, "train_images is 99 but must be 100 to 1954"),
+        ({"train_images": 1955}, "There cannot be 1955 training images; take 100 to 1954"),
+        ({"train_images": 99}, "There cannot be 99 training images; take 100 to 1954"),
         ({"classes": (4, 4)}, "two different labels from 0 to 9"),
         ({"classes": (4, 10)}, "two different labels from 0 to 9"),
         ({"size": 27}, "size is 27 but a garment needs at least 28 pixels"),

@@ -7,6 +7,7 @@ from PIL import Image
 
 from nuisance.data.compositing import composite, fit_background
 from nuisance.data.groups import (
+    alternating_order,
     assign_attributes,
     balanced_order,
     counts,
@@ -42,6 +43,19 @@ def test_only_two_classes_and_two_attributes_make_groups():
     bare = Images(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), torch.tensor([0]))
     with pytest.raises(InputError, match="no attribute named 'attribute'; add it"):
         group_of(bare)
+
+
+def test_values_take_turns_so_that_no_batch_lacks_one():
+    of = torch.tensor([7, 3, 3, 3, 3, 3, 3, 7, 3])
+    order = alternating_order(of, generator(0))
+    assert of[order].tolist() == [3, 7, 3, 7, 3, 7, 3, 7, 3]
+    drawn = torch.cat([alternating_order(of, generator(seed)) for seed in range(2000)])
+    for value, members in ((3, [1, 2, 3, 4, 5, 6, 8]), (7, [0, 7])):
+        own = drawn[of[drawn] == value]
+        shares = [(own == member).double().mean().item() for member in members]
+        assert shares == pytest.approx([1 / len(members)] * len(members), abs=0.02)
+    with pytest.raises(InputError, match="Balancing needs integers"):
+        alternating_order(torch.empty(0, dtype=torch.int64), generator(0))
 
 
 @pytest.mark.parametrize(

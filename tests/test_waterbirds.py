@@ -318,6 +318,14 @@ def test_a_table_without_a_column_or_with_an_unknown_code_is_refused(built):
             load_waterbirds(built, prepare)
 
 
+def test_a_table_that_is_no_text_is_refused(built):
+    (built / "metadata.csv").write_bytes(b"\xff\xfe\x00img")
+    with pytest.raises(
+        DataError, match=r"metadata\.csv is no table in UTF-8 .*; unpack the released archive"
+    ):
+        load_waterbirds(built, prepare)
+
+
 def test_missing_images_are_counted_and_the_first_is_named(built):
     (built / "0.species" / "100.png").unlink()
     (built / "1.species" / "201.png").unlink()

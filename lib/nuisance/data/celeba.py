@@ -63,7 +63,10 @@ def load_celeba(
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise DataError(f"{path} is missing; put CelebA's official lists there.")
-    return path.read_text().splitlines()
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text ({error.reason}); fetch the official list again.") from error
 
 
 def _read_attributes(path: Path) -> dict[str, tuple[int, int]]:

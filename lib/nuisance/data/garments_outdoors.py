@@ -27,6 +27,8 @@ FIRST_CLASS = 3682 / (3682 + 1113)
 """Share of landbirds in the training set of Waterbirds."""
 GARMENT = 28
 """Side of a garment's picture in pixels."""
+ALL = 1950
+"""Training images, of all garments that there are nearly as many as the proportions allow."""
 FEWEST = 100
 """Fewest training images: with fewer a group may be empty."""
 _OTHERS = 3  # the purpose of a random stream; the splits have 0 to 2
@@ -39,7 +41,7 @@ def load_garments_outdoors(
     classes: tuple[int, int] = CLASSES,
     size: int = 32,
     seed: int,
-    train_images: int = 1950,
+    train_images: int = ALL,
     on_black: bool = False,
 ) -> dict[str, Images]:
     """Garments of two classes, tinted, on land or water, by split: train, validation, test.
@@ -166,7 +168,7 @@ def _drawn(members: list[Tensor], total: int, generator: torch.Generator) -> lis
 
     if total < FEWEST or not enough(total):
         largest = max(filter(enough, range(sum(map(len, members)) + 1)))
-        raise ParameterError(f"train_images is {total} but must be {FEWEST} to {largest}.")
+        raise ParameterError(f"There cannot be {total} training images; take {FEWEST} to {largest}.")
     return [
         part[torch.randperm(len(part), generator=generator)[:number]]
         for number, part in zip(wanted(total), members, strict=True)

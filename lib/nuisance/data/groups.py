@@ -89,11 +89,40 @@ def balanced_order(of: Tensor, generator: torch.Generator) -> Tensor:
     InputError
         If ``of`` is empty or no row of integers.
     """
-    if of.ndim != 1 or not len(of) or of.is_floating_point():
-        raise InputError(f"Balancing needs integers [n], one an image, not {of.dtype} {list(of.shape)}.")
+    _require_integers(of)
     _, group, size = of.cpu().unique(return_inverse=True, return_counts=True)
     weights = len(of) / size.double()[group]
     return torch.multinomial(weights, len(of), replacement=True, generator=generator).to(of.device)
+
+
+def alternating_order(of: Tensor, generator: torch.Generator) -> Tensor:
+    """As many draws as there are images, the values of ``of`` in turn: every batch has them all, equally often.
+
+    With replacement; in each value every image is equally likely. Unlike `balanced_order` it never
+    draws a batch that lacks a value.
+
+    Parameters
+    ----------
+    of : integers ``[n]``, what to balance.
+    generator : on the CPU, so that a seed means the same order on every device.
+
+    Returns
+    -------
+    int64 ``[n]``, positions in ``of``, on its device.
+
+    Raises
+    ------
+    InputError
+        If ``of`` is empty or no row of integers.
+    """
+    _require_integers(of)
+    values = of.cpu().unique()
+    members = [(of.cpu() == value).nonzero().flatten() for value in values]
+    order = torch.empty(len(of), dtype=torch.int64)
+    for turn, own in enumerate(members):
+        places = order[turn :: len(members)]
+        places.copy_(own[torch.randint(len(own), places.shape, generator=generator)])
+    return order.to(of.device)
 
 
 def assign_attributes(labels: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
@@ -189,6 +218,11 @@ def _at_most(listed: Sequence[Listed], split: int, cap: int | None, seed: int) -
                 members = [members[i] for i in drawn.tolist()]
             chosen += members
     return [listed[i] for i in sorted(chosen)]
+
+
+def _require_integers(of: Tensor) -> None:
+    if of.ndim != 1 or not len(of) or of.is_floating_point():
+        raise InputError(f"Balancing needs integers [n], one an image, not {of.dtype} {list(of.shape)}.")
 
 
 def _require_binary(name: str, values: Tensor) -> None:

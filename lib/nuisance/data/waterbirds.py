@@ -164,21 +164,26 @@ def load_waterbirds(
             f"{path} is missing; unpack the released archive there, or build the set with "
             "`python data_scripts/waterbirds.py`."
         )
-    with path.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream, restval="")
-        for column in ("img_filename", "y", "split", "place"):
-            if column not in (reader.fieldnames or ()):
-                raise DataError(f"{path} has no column {column}; unpack the released archive again.")
-        listed = []
-        for number, row in enumerate(reader, 1):
-            for column, codes in (("split", "012"), ("y", "01"), ("place", "01")):
-                if row[column] not in tuple(codes):
-                    raise DataError(
-                        f"Row {number} of {path} has {column} {row[column]!r} instead of "
-                        f"{', '.join(codes[:-1])} or {codes[-1]}; unpack the released archive again."
-                    )
-            file = folder / row["img_filename"]
-            listed.append(Listed(file, int(row["split"]), int(row["y"]), int(row["place"])))
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""), restval="")
+        fields, rows = reader.fieldnames or (), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path} is no table in UTF-8 ({error}); unpack the released archive again."
+        ) from error
+    for column in ("img_filename", "y", "split", "place"):
+        if column not in fields:
+            raise DataError(f"{path} has no column {column}; unpack the released archive again.")
+    listed = []
+    for number, row in enumerate(rows, 1):
+        for column, codes in (("split", "012"), ("y", "01"), ("place", "01")):
+            if row[column] not in tuple(codes):
+                raise DataError(
+                    f"Row {number} of {path} has {column} {row[column]!r} instead of "
+                    f"{', '.join(codes[:-1])} or {codes[-1]}; unpack the released archive again."
+                )
+        file = folder / row["img_filename"]
+        listed.append(Listed(file, int(row["split"]), int(row["y"]), int(row["place"])))
     return read_listed(listed, prepare, cap=cap, seed=seed)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nuisance.data.garments_outdoors import load_other_garments
-from nuisance.data.groups import balanced_order, counts, group_of
+from nuisance.data.groups import alternating_order, balanced_order, counts, group_of
 from nuisance.data.images import Images
 from nuisance.experiments.attribute_adversary_data import (
     HARD,
@@ -103,7 +103,7 @@ def translate(
         epochs=epochs,
         batch_size=size,
         generator=generator(seed, _ORDER, label),
-        sampler=partial(balanced_order, some.attributes["attribute"]),
+        sampler=partial(alternating_order, some.attributes["attribute"]),
         checkpoint=checkpoint,
     )
     return {
@@ -214,6 +214,28 @@ def experiment(
     }
 
 
+def probe_start(
+    seed: int,
+    *,
+    dataset: str,
+    data_root: str,
+    device: str,
+    settings: dict[str, Any],
+    weights: dict[str, Tensor] | None = None,
+) -> float:
+    """The accuracy of a fresh probe for the attribute on the embeddings with which all rows start."""
+    splits = load_splits(dataset, seed, data_root=data_root, settings=settings)
+    splits = {name: images.to(device) for name, images in splits.items()}
+    embed, dimensions = make_embedding(settings["network"], data_root, weights)
+    start = EmbeddingClassifier(embed, dimensions=dimensions, learning_rate=1.0, weight_decay=0.0).to(device)
+    start.eval()
+    embedded = {
+        name: _in_parts(start.embedding, splits[name].pixels, settings["batch_size"])
+        for name in ("validation", "test")
+    }
+    return _probe(embedded, splits, seed, settings).accuracy
+
+
 def _make_method(
     row: str,
     embed: nn.Module,
@@ -235,11 +257,11 @@ def _make_method(
             **common,
         )
     robust: dict[str, Any] = {"group_counts": train_counts, "dro_step": settings["dro_step"]}
-    robust["adjustment"] = settings["dro_adjustment"]
     if row == "gdro":
-        return GroupDRO(embed, **robust, **common)
+        return GroupDRO(embed, adjustment=settings["dro_adjustment"], **robust, **common)
     if row == "clamp":
-        return ModelPatching(embed, consistency_weight=settings["patch_weight"], **robust, **common)
+        robust |= {"adjustment": settings["patch_adjustment"], "consistency_weight": settings["patch_weight"]}
+        return ModelPatching(embed, **robust, **common)
     return EmbeddingClassifier(embed, **common)
 
 

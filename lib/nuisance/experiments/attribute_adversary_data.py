@@ -16,11 +16,12 @@ from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
 from nuisance.data.celeba import load_celeba
 from nuisance.data.embedded import checksums
-from nuisance.data.garments_outdoors import load_garments_outdoors
+from nuisance.data.garments_outdoors import ALL, load_garments_outdoors
 from nuisance.data.groups import require_groups
 from nuisance.data.images import Images
 from nuisance.data.photos import fingerprint_files
 from nuisance.data.waterbirds import load_waterbirds
+from nuisance.errors import DataError
 from nuisance.models.pretrained import fingerprint as weights_fingerprint
 from nuisance.models.pretrained import load_pretrained, without_head
 from nuisance.models.small_cnn import SmallCNN
@@ -34,6 +35,12 @@ FOLDERS = {
 
 LISTS = {"waterbirds": ("metadata.csv",), "celeba": ("list_attr_celeba.txt", "list_eval_partition.txt")}
 """The files of a folder that list its images."""
+
+MENDS = {
+    "waterbirds": "unpack the released archive there, or build the set with `python data_scripts/waterbirds.py`",
+    "celeba": "put CelebA's official lists and images there",
+}
+"""What to do where such a list is missing."""
 
 HARD = {"garments_outdoors": 2, "waterbirds": 2, "celeba": 3}
 """The group that the study reports, by data set: the second class on land; blond men."""
@@ -98,7 +105,7 @@ def _read(
     dataset: str, seed: int, data_root: str, size: int, images: int, on_black: bool
 ) -> dict[str, Images]:
     if dataset == "garments_outdoors":
-        return load_garments_outdoors(size=size, seed=seed, train_images=images, on_black=on_black)
+        return load_garments_outdoors(size=size, seed=seed, train_images=images or ALL, on_black=on_black)
     folder = Path(data_root) / FOLDERS[dataset, on_black]
     load = load_waterbirds if dataset == "waterbirds" else load_celeba
     return load(folder, partial(_prepare, dataset, size), cap=images or None, seed=seed)
@@ -115,13 +122,21 @@ def _prepare(dataset: str, size: int, image: Image.Image) -> Tensor:
 
 def fingerprint(dataset: str, network: str, data_root: str) -> dict[str, str]:
     """What identifies the data that a run reads: checksums by name."""
+    found = weights_fingerprint(network, Path(data_root)) if network != "small_cnn" else {}
     if dataset == "garments_outdoors":
         name = "fashion_mnist20k.npz"
-        return {name: checksums()[name]}
-    found = weights_fingerprint(network, Path(data_root)) if network != "small_cnn" else {}
-    folder = Path(data_root) / FOLDERS[dataset, False]
-    # The lists alone: reading 200,000 photos for a checksum would take longer than a reduced run.
-    return found | fingerprint_files(dataset, [folder / name for name in LISTS[dataset]], folder)
+        return found | {name: checksums()[name]}
+    for on_black in (False, True):
+        if on_black and not has_objects_on_black(dataset, data_root):
+            continue
+        folder = Path(data_root) / FOLDERS[dataset, on_black]
+        # The lists alone: reading 200,000 photos for a checksum would take longer than a reduced run.
+        files = [folder / name for name in LISTS[dataset]]
+        for path in files:
+            if not path.is_file():
+                raise DataError(f"{path} is missing; {MENDS[dataset]}, or give another data_root.")
+        found |= fingerprint_files(folder.name, files, folder)
+    return found
 
 
 def has_objects_on_black(dataset: str, data_root: str) -> bool:

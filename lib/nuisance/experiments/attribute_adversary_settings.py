@@ -31,6 +31,7 @@ _PHOTOS: dict[str, Any] = {
     "strengths": [0.5],
     "gate": 0.9,
     "patch_weight": 5.0,
+    "patch_adjustment": 3.0,
 }
 _CAPPED: dict[str, Any] = {
     **_PHOTOS,
@@ -68,27 +69,35 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         "strengths": [0.0, 0.1, 0.5, 1.0, 2.0],
         "gate": 0.7,
         "patch_weight": 5.0,
+        "patch_adjustment": 0.0,
         "translator_width": 8,
         "translator_steps": 240,
     },
     ("reduced", "waterbirds"): _CAPPED,
     ("reduced", "celeba"): _CAPPED,
-    ("full", "waterbirds"): {**_PUBLISHED, "epochs": 300, "weight_decay": 1.0, "patch_weight": 100.0},
+    ("full", "waterbirds"): {
+        **_PUBLISHED,
+        "epochs": 300,
+        "weight_decay": 1.0,
+        "patch_weight": 100.0,
+        "patch_adjustment": 2.0,
+    },
     ("full", "celeba"): {**_PUBLISHED, "epochs": 50, "weight_decay": 0.1},
 }
 """The chapter's parameters by scale and data set, see `nuisance.study.start`."""
 
 LIMITS: dict[str, Limit] = {
-    **dict.fromkeys(
-        ("epochs", "batch_size", "learning_rate", "adversary_width", "adversary_rate", "dro_step"), above(0)
-    ),
+    **dict.fromkeys(("epochs", "learning_rate", "adversary_width", "adversary_rate", "dro_step"), above(0)),
     **dict.fromkeys(
         ("translator_width", "translator_rate", "translator_steps", "probe_epochs", "pretraining_epochs"),
         above(0),
     ),
     **dict.fromkeys(("translator_cycle", "adversary_steps"), at_least(0)),
     **dict.fromkeys(("weight_decay", "strength", "strengths", "dro_adjustment", "patch_weight"), at_least(0)),
+    "patch_adjustment": at_least(0),
     "images": at_least(0),
+    "batch_size": at_least(2),
+    "seeds": at_least(0),
     "size": at_least(32),
     "gate": between(0, 1),
     "resamples": at_least(100),

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nuisance.experiments.attribute_adversary import ROWS, experiment, pretrain, translate
+from torch import Tensor
+
+from nuisance.errors import ParameterError
+from nuisance.experiments.attribute_adversary import ROWS, experiment, pretrain, probe_start, translate
 from nuisance.experiments.attribute_adversary_data import HARD, has_objects_on_black
 from nuisance.metrics.groups import bootstrap_groups, group_metrics
 from nuisance.metrics.intervals import Interval, mean_interval
@@ -38,8 +41,10 @@ TRAINING = (
     "dro_step",
     "dro_adjustment",
     "patch_weight",
+    "patch_adjustment",
     "probe_epochs",
 )
+PROBE = ("network", "size", "images", "batch_size", "adversary_width", "probe_epochs")
 """The chapter's parameters that decide each part; a part stays valid when another one changes."""
 
 
@@ -50,12 +55,14 @@ class Results:
     Attributes
     ----------
     outcomes : of `experiment`, by row and seed.
+    start : accuracy of a fresh probe on the embeddings that all rows start from, by seed.
     sweep : those of the adversary by strength and seed.
     translations : what `translate` returned, by seed and class.
     hard : the number of the group that the study reports.
     """
 
     outcomes: dict[tuple[str, int], Outcome]
+    start: dict[int, float]
     sweep: dict[tuple[float, int], Outcome]
     translations: dict[tuple[int, int], dict[str, Any]]
     seeds: list[int]
@@ -120,6 +127,8 @@ Wanted = tuple[str, int, dict[str, Any]]
 def compare(run: Run) -> Results:
     """Train and judge every row for every seed, and the adversary for every strength."""
     p = run.parameters
+    if p.size % 4:
+        raise ParameterError(f"size is {p.size} but must be a multiple of 4, for the translators.")
     rows = [row for row in ROWS if row != "erm_black" or has_objects_on_black(p.dataset, str(p.data_root))]
     table: list[Wanted] = [(row, seed, {}) for row in rows for seed in p.seeds]
     swept: list[Wanted] = [
@@ -128,13 +137,34 @@ def compare(run: Run) -> Results:
         if strength
         for seed in p.seeds
     ]
+    weights = start_from(run)
+    cases = [
+        {"seed": seed, "settings": {name: getattr(p, name) for name in PROBE}, "weights": weights}
+        | _common(run)
+        for seed in p.seeds
+    ]
+    start = dict(zip(p.seeds, run.parts(probe_start, cases), strict=True))
     found, translations = train(run, [*table, *swept])
     outcomes = {(row, seed): of for (row, seed, _), of in zip(table, found[: len(table)], strict=True)}
     # No adversary at all is balanced ERM: at strength 0 the same weights move in the same way.
     sweep = {(0.0, seed): outcomes["erm_balanced", seed] for seed in p.seeds}
     for (_, seed, changed), outcome in zip(swept, found[len(table) :], strict=True):
         sweep[changed["strength"], seed] = outcome
-    return Results(outcomes, sweep, translations, p.seeds, HARD[p.dataset], p.resamples)
+    return Results(outcomes, start, sweep, translations, p.seeds, HARD[p.dataset], p.resamples)
+
+
+def start_from(run: Run) -> dict[str, Tensor] | None:
+    """The weights that the small network starts from; the others have learned from ImageNet."""
+    p = run.parameters
+    if p.network != "small_cnn":
+        return None
+    case = {"device": p.device, "settings": {name: getattr(p, name) for name in PRETRAINING}}
+    return run.parts(pretrain, [case])[0]
+
+
+def _common(run: Run) -> dict[str, Any]:
+    p = run.parameters
+    return {"dataset": p.dataset, "data_root": str(p.data_root), "device": p.device}
 
 
 def train(run: Run, wanted: Sequence[Wanted]) -> tuple[list[Outcome], dict[tuple[int, int], dict[str, Any]]]:
@@ -146,14 +176,12 @@ def train(run: Run, wanted: Sequence[Wanted]) -> tuple[list[Outcome], dict[tuple
     parameters what `translate` returned, by seed and class.
     """
     p = run.parameters
-    common = {"dataset": p.dataset, "data_root": str(p.data_root), "device": p.device}
+    common = _common(run)
 
     def settings(names: Sequence[str], changed: dict[str, Any]) -> dict[str, Any]:
         return {name: changed.get(name, getattr(p, name)) for name in names}
 
-    weights = None
-    if p.network == "small_cnn":
-        weights = run.parts(pretrain, [{"device": p.device, "settings": settings(PRETRAINING, {})}])[0]
+    weights = start_from(run)
     moved = [
         {"seed": seed, "label": label, "settings": settings(TRANSLATION, changed)} | common
         for row, seed, changed in wanted

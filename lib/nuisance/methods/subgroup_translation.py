@@ -80,7 +80,7 @@ class SubgroupTranslator(Method):
     def update(self, batch: Images) -> dict[str, Tensor]:
         """One step of the generators, then one of the discriminators, on a batch of one class from both places.
 
-        The caller balances the places (``nuisance.data.groups.balanced_order``).
+        The caller balances the places (``nuisance.data.groups.alternating_order``).
 
         Raises
         ------
