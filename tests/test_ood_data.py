@@ -14,9 +14,7 @@ from nuisance.data import restyle
 from nuisance.data.embedded import load_embedded
 from nuisance.data.ood_sets import (
     IMAGENET_SAMPLE,
-    cifar_checksums,
     imagenet_checksums,
-    load_cifar_sample,
     load_imagenet_sample,
     load_known_fashion,
     load_tiny_imagenet,
@@ -26,6 +24,7 @@ from nuisance.data.ood_sets import (
     tiny_imagenet_checksums,
 )
 from nuisance.data.photos import fingerprint_files, list_images, load_photos
+from nuisance.data.small_photos import cifar_checksums, load_cifar
 from nuisance.errors import DataError, InputError, ParameterError
 from nuisance.seeding import generator
 
@@ -261,7 +260,7 @@ def write_cifar(root, **arrays):
 def test_the_cifar_sample_is_read_with_its_channels_in_front(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     write_cifar(tmp_path, images=images, labels=np.array([9, 0], np.uint8))
-    parts = load_cifar_sample(tmp_path)
+    parts = load_cifar(tmp_path)
     assert list(parts) == ["train", "test"]
     assert parts["test"].pixels[1, 2, 3, 4] == images[1, 3, 4, 2]
     assert parts["test"].labels.tolist() == [9, 0]
@@ -290,26 +289,26 @@ WHOLE = np.zeros((2, 32, 32, 3), np.uint8)
 def test_a_cifar_sample_with_wrong_arrays_is_refused(tmp_path, arrays):
     write_cifar(tmp_path, **arrays)
     with pytest.raises(DataError, match=r"train\.npz (holds|is missing, damaged).*bring it back"):
-        load_cifar_sample(tmp_path)
+        load_cifar(tmp_path)
 
 
 def test_a_damaged_or_missing_cifar_sample_is_refused(tmp_path):
     with pytest.raises(DataError, match="Neither cifar10_sample nor cifar-10-batches-py"):
-        load_cifar_sample(tmp_path)
+        load_cifar(tmp_path)
     write_cifar(tmp_path, images=WHOLE, labels=np.zeros(2, int))
     test = tmp_path / "cifar10_sample" / "test.npz"
     whole = test.read_bytes()
     for raw in (whole[:-100], b"", b"no archive"):
         test.write_bytes(raw)
         with pytest.raises(DataError, match=r"test\.npz is missing, damaged"):
-            load_cifar_sample(tmp_path)
+            load_cifar(tmp_path)
     with test.open("wb") as stream:
         np.save(stream, WHOLE)  # an array, not an archive of arrays
     with pytest.raises(DataError, match=r"test\.npz is missing, damaged"):
-        load_cifar_sample(tmp_path)
+        load_cifar(tmp_path)
     test.unlink()
     with pytest.raises(DataError, match=r"test\.npz is missing, damaged"):
-        load_cifar_sample(tmp_path)
+        load_cifar(tmp_path)
     with pytest.raises(DataError, match=r"test\.npz cannot be read"):
         cifar_checksums(tmp_path)
 
@@ -337,20 +336,20 @@ def torchvision_cifar(tmp_path, monkeypatch):
 
 
 def test_torchvisions_cifar_is_read_where_there_is_no_sample(torchvision_cifar):
-    parts = load_cifar_sample(torchvision_cifar)
+    parts = load_cifar(torchvision_cifar)
     assert parts["train"].labels.tolist() == [0, 1]
     assert parts["test"].labels.tolist() == [0]
     assert parts["test"].pixels[0, 2, 3, 4] == (2 * 1024 + 3 * 32 + 4) % 256
     names = ["data_batch_1", "data_batch_2", "test_batch"]
     assert list(cifar_checksums(torchvision_cifar)) == [f"cifar-10-batches-py/{name}" for name in names]
     write_cifar(torchvision_cifar, images=WHOLE, labels=np.full(2, 7))
-    assert load_cifar_sample(torchvision_cifar)["test"].labels.tolist() == [7, 7]
+    assert load_cifar(torchvision_cifar)["test"].labels.tolist() == [7, 7]
 
 
 def test_a_damaged_torchvision_cifar_is_refused(torchvision_cifar):
     (torchvision_cifar / "cifar-10-batches-py" / "test_batch").write_bytes(b"half")
     with pytest.raises(DataError, match="cifar-10-batches-py is not a whole CIFAR-10; delete it"):
-        load_cifar_sample(torchvision_cifar)
+        load_cifar(torchvision_cifar)
 
 
 def test_tiny_imagenet_is_shrunk_without_aliasing(tmp_path):
@@ -463,7 +462,7 @@ def test_the_control_is_drawn_without_replacement():
 
 def test_real_cifar():
     root = real("cifar10_sample")
-    parts = load_cifar_sample(root)
+    parts = load_cifar(root)
     for name in ("train", "test"):
         counts = torch.bincount(parts[name].labels)
         assert counts.tolist() == [len(parts[name]) // 10] * 10

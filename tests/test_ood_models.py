@@ -67,6 +67,21 @@ def test_logits_are_the_head_of_the_features(network, channels, side, width):
     assert sides == [side // 4]
 
 
+@pytest.mark.parametrize(("stride", "sides"), [(1, [28, 14, 7]), (2, [14, 7, 4])])
+def test_a_resnets_stem_may_halve_the_image(stride, sides):
+    network = CifarResNet(blocks=1, widths=(2, 4, 8), in_channels=1, stem_stride=stride).eval()
+    shapes = []
+    for stage in (network.layer1, network.layer2, network.layer3):
+        stage.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
+    x = torch.rand(3, 1, 28, 28)
+    assert network(x).shape == (3, 10)
+    assert shapes == [(3, width, side, side) for width, side in zip((2, 4, 8), sides, strict=True)]
+    plain = CifarResNet(blocks=1, widths=(2, 4, 8), in_channels=1)
+    assert size(network) == size(plain)
+    plain.load_state_dict(network.state_dict())
+    torch.testing.assert_close(network.conv1(x), plain.conv1(x)[:, :, ::stride, ::stride])
+
+
 def test_a_resnet_block_without_weights_is_its_shortcut():
     network = CifarResNet(blocks=1, widths=(2, 4, 7)).eval()
     for block in (network.layer2[0], network.layer3[0]):

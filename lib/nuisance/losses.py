@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nuisance.errors import ParameterError
+
 IGNORED = 255
 """Label of a position that has no bias to predict: background, or a channel at exactly zero."""
 
@@ -140,3 +142,100 @@ def group_dro(
     means, _ = group_means(losses, groups, len(q))
     q = dro_weights(q, means, step=step, adjustment=adjustment)
     return q @ means, q
+
+
+def effective_number_weights(counts: Tensor, *, beta: float) -> Tensor:
+    """Weights of the classes, in proportion to (1 - beta) / (1 - beta^n), scaled to sum to the number of classes.
+
+    Cui et al. (2019, arXiv 1901.05555): the inverse of a class's effective number of images. beta = 0 weighs all
+    classes alike; towards 1 the weights go to 1 / n.
+
+    Parameters
+    ----------
+    counts : images in each class, n, ``[classes]``.
+    beta : from 0 to below 1; 0.9999 is the usual value.
+
+    Returns
+    -------
+    Floats ``[classes]``.
+
+    Raises
+    ------
+    ParameterError
+        If a class has no image, or beta is outside its range.
+    """
+    _require_counts(counts)
+    if not 0 <= beta < 1:
+        raise ParameterError(f"beta is {beta:g} but must be at least 0 and below 1.")
+    weights = (1 - beta) / (1 - beta ** counts.double())  # in float32, 1 - 0.9999 has three digits
+    return (weights * len(weights) / weights.sum()).float()
+
+
+def focal_loss(logits: Tensor, labels: Tensor, *, gamma: float, weights: Tensor | None = None) -> Tensor:
+    """The mean of -(1 - p)^gamma log p, p the probability of the image's own class (Lin et al. 2017).
+
+    gamma = 0 is cross-entropy, with weights too: their mean is the weighted one, sum(w l) / sum(w), as
+    ``F.cross_entropy`` takes it, so that weights act alike in every loss of the book. The code released with LDAM
+    (kaidic/LDAM-DRW) divides by the number of images instead, and takes p from the weighted cross-entropy, so that
+    p^w stands where p should.
+
+    Parameters
+    ----------
+    logits, labels : floats ``[b, classes]`` and int64 ``[b]``.
+    gamma : 0 or more; how fast images that are already right lose their say.
+    weights : of the classes, ``[classes]``; None for equal ones.
+    """
+    log_p = F.log_softmax(logits, 1).gather(1, labels[:, None]).squeeze(1)
+    # the slope of x^gamma at 0 is infinite for gamma < 1, and infinity times a loss of 0 NaN
+    away = (-log_p.expm1()).clamp(min=torch.finfo(log_p.dtype).tiny)
+    losses = -(away**gamma) * log_p
+    if weights is None:
+        return losses.mean()
+    return (weights[labels] * losses).sum() / weights[labels].sum()
+
+
+def ldam_margins(counts: Tensor, *, largest: float = 0.5) -> Tensor:
+    """The margin of every class, in proportion to n^(-1/4), the smallest class's being ``largest``.
+
+    Cao et al. (2019, arXiv 1906.07413): of two classes' margins with a given sum, these bound the balanced error best.
+
+    Parameters
+    ----------
+    counts : images in each class, n, ``[classes]``.
+    largest : in units of the cosine.
+
+    Returns
+    -------
+    Floats ``[classes]``.
+
+    Raises
+    ------
+    ParameterError
+        If a class has no image.
+    """
+    _require_counts(counts)
+    return (largest * (counts.min() / counts.double()) ** 0.25).float()
+
+
+def ldam_loss(
+    cosines: Tensor, labels: Tensor, *, margins: Tensor, scale: float = 30.0, weights: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of cosines of which the own class's is lowered by its margin (Cao et al. 2019).
+
+    Parameters
+    ----------
+    cosines : what `nuisance.models.heads.CosineHead` gives, ``[b, classes]``.
+    labels : int64 ``[b]``.
+    margins : of the classes, ``[classes]``, see `ldam_margins`.
+    scale : what the cosines are multiplied by; between -1 and 1 they could not tell many classes apart.
+    weights : of the classes, ``[classes]``; the mean is then the weighted one, as in the released code.
+    """
+    own = F.one_hot(labels, cosines.shape[1])
+    return F.cross_entropy(scale * (cosines - margins * own), labels, weight=weights)
+
+
+def _require_counts(counts: Tensor) -> None:
+    if counts.ndim != 1 or not len(counts) or (counts < 1).any():
+        raise ParameterError(
+            f"The classes have {counts.tolist()} images but must be a row with one image or more each."
+        )

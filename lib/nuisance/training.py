@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -35,16 +36,17 @@ class Method(nn.Module):
         """Called when epoch ``epoch`` (from 0) is done; for schedules."""
 
     def training_state(self) -> dict[str, Any]:
-        """All that a resumed training needs to go on as if it had never stopped."""
+        """A copy of all that a resumed training needs to go on as if it had never stopped."""
         states = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-        return {"method": self.state_dict(), "optimizers": states, "steps": self.steps_done}
+        return deepcopy({"method": self.state_dict(), "optimizers": states, "steps": self.steps_done})
 
     def load_training_state(self, state: dict[str, Any]) -> None:
         """Go on from what `training_state` returned."""
         self.load_state_dict(state["method"])
         self.steps_done = state["steps"]
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            # PyTorch would take the momenta as they are: two methods that load one state would then share them
+            optimizer.load_state_dict(deepcopy(state["optimizers"][name]))
 
 
 Rule = Callable[[dict[str, float]], tuple[float, ...]]

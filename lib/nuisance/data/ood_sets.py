@@ -1,13 +1,9 @@
 """Known and unknown images for the study of anomaly scores.
 
-Embedded: garments of which some classes are held out. Real, read from ``data_root``: CIFAR-10, Tiny
-ImageNet and ImageNet's validation images.
+Embedded: garments of which some classes are held out. Real, read from ``data_root``: Tiny ImageNet and
+ImageNet's validation images; CIFAR-10 is read by ``small_photos``.
 """
 
-import hashlib
-import io
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,8 +58,6 @@ TINY_IMAGENET_IN_CIFAR = {
 }
 """Classes of Tiny ImageNet that are cats, dogs, birds, frogs, automobiles, trucks or ships: known to CIFAR-10."""
 
-CIFAR_SPLITS = ("train", "test")
-
 
 def load_known_fashion(held_out: Sequence[int]) -> tuple[dict[str, Images], dict[str, Images]]:
     """Fashion-MNIST with some classes held out, as anomalies of content.
@@ -101,81 +95,6 @@ def load_known_fashion(held_out: Sequence[int]) -> tuple[dict[str, Images], dict
         known[split] = Images(part.pixels, new_label[part.labels], part.attributes)
         unknown[split] = images[~is_known]
     return known, unknown
-
-
-def load_cifar_sample(data_root: Path) -> dict[str, Images]:
-    """CIFAR-10 by split (train, test), uint8 ``[n, 3, 32, 32]``.
-
-    A sample, ``cifar10_sample/{train,test}.npz`` with ``images`` (uint8 ``[n, 32, 32, 3]``) and
-    ``labels``; where there is none, all of CIFAR-10 as torchvision keeps it (``cifar-10-batches-py``).
-
-    Raises
-    ------
-    DataError
-        If neither is there, or what is there is damaged.
-    """
-    files = _cifar_files(data_root)
-    if files[0].suffix == ".npz":
-        return {path.stem: _read_cifar_sample(path) for path in files}
-    from torchvision.datasets import CIFAR10
-
-    try:
-        parts = {
-            split: CIFAR10(str(data_root), train=split == "train", download=False) for split in CIFAR_SPLITS
-        }
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"{files[0].parent} is not a whole CIFAR-10; delete it and {_FETCH_CIFAR}."
-        ) from error
-    return {
-        split: Images(
-            torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)
-        )
-        for split, part in parts.items()
-    }
-
-
-_FETCH_CIFAR = "fetch it with torchvision.datasets.CIFAR10(data_root, download=True)"
-
-
-def _cifar_files(data_root: Path) -> list[Path]:
-    """The two files of the sample, else those of torchvision's copy."""
-    sample = data_root / "cifar10_sample"
-    if sample.is_dir():
-        return [sample / f"{split}.npz" for split in CIFAR_SPLITS]
-    batches = sorted((data_root / "cifar-10-batches-py").glob("*_batch*"))
-    if not batches:
-        raise DataError(f"Neither cifar10_sample nor cifar-10-batches-py is in {data_root}; {_FETCH_CIFAR}.")
-    return batches
-
-
-def _read_cifar_sample(path: Path) -> Images:
-    mend = f"bring it back, or delete {path.parent} and {_FETCH_CIFAR}"
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            images, labels = arrays["images"], arrays["labels"]
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is missing, damaged or lacks an array ({error}); {mend}.") from error
-    right_images = images.dtype == np.uint8 and images.ndim == 4 and images.shape[1:] == (32, 32, 3)
-    right_labels = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
-    if not (right_images and right_labels and len(labels) and labels.min() >= 0 and labels.max() <= 9):
-        raise DataError(
-            f"{path} holds images {images.dtype} {list(images.shape)} and labels {labels.dtype} {list(labels.shape)} "
-            f"but must hold uint8 [n, 32, 32, 3] and as many labels from 0 to 9; {mend}."
-        )
-    return Images(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels).long())
-
-
-def cifar_checksums(data_root: Path) -> dict[str, str]:
-    """SHA-256 of every file that `load_cifar_sample` reads, by its name below ``data_root``."""
-    files = _cifar_files(data_root)
-    try:
-        return {
-            path.relative_to(data_root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in files
-        }
-    except OSError as error:
-        raise DataError(f"{error.filename} cannot be read; {_FETCH_CIFAR}.") from error
 
 
 def load_tiny_imagenet(data_root: Path, *, size: int = 32) -> tuple[Tensor, list[Path]]:

@@ -20,9 +20,7 @@ from torch import Tensor, nn
 from nuisance.data.embedded import checksums, load_embedded
 from nuisance.data.images import Images
 from nuisance.data.ood_sets import (
-    cifar_checksums,
     imagenet_checksums,
-    load_cifar_sample,
     load_imagenet_sample,
     load_known_fashion,
     load_tiny_imagenet,
@@ -33,6 +31,7 @@ from nuisance.data.ood_sets import (
 )
 from nuisance.data.photos import fingerprint_files, list_images, load_photos
 from nuisance.data.restyle import restyle
+from nuisance.data.small_photos import cifar_checksums, load_cifar
 from nuisance.errors import DataError
 from nuisance.models.pretrained import fingerprint as weights_fingerprint
 from nuisance.models.pretrained import load_pretrained
@@ -123,7 +122,7 @@ def training_images(dataset: str, data_root: str, settings: dict[str, Any]) -> I
     """The training images of the known classes: garments, or the sample of CIFAR-10."""
     if dataset == "fashion_mnist20k":
         return load_known_fashion(settings["held_out"])[0]["train"]
-    return load_cifar_sample(Path(data_root))["train"]
+    return load_cifar(Path(data_root))["train"]
 
 
 def fingerprint(dataset: str, data_root: Path, settings: dict[str, Any]) -> dict[str, str]:
@@ -186,7 +185,7 @@ def _read(
         (few,), (more,) = _drawn(mnist["validation"], validation), _drawn(mnist["test"], test)
         return known, pool, unstyled, {"validation": few, "test": more}
     if dataset == "cifar10":
-        images = load_cifar_sample(root)["test"]
+        images = load_cifar(root)["test"]
         pixels = load_tiny_imagenet(root)[0]
     else:
         model = load_pretrained(network, root)

@@ -22,6 +22,7 @@ class CifarResNet(nn.Module):
     widths : channels of ``layer1``, ``layer2`` and ``layer3``; the last two halve the image's sides.
     in_channels : channels of the images.
     classes : number of classes.
+    stem_stride : 2 halves the image's sides in the first convolution already, for a quarter of the time; theirs is 1.
 
     Raises
     ------
@@ -37,13 +38,14 @@ class CifarResNet(nn.Module):
         widths: Sequence[int] = (16, 32, 64),
         in_channels: int = 3,
         classes: int = 10,
+        stem_stride: int = 1,
     ) -> None:
         super().__init__()
         if len(widths) != 3 or list(widths) != sorted(widths):
             raise ParameterError(
                 f"widths is {tuple(widths)} but must be three widths, none below the one before it."
             )
-        self.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, widths[0], 3, stride=stem_stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.layer1 = _stage(widths[0], widths[0], blocks, stride=1)
         self.layer2 = _stage(widths[0], widths[1], blocks, stride=2)
