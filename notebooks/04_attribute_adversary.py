@@ -514,7 +514,7 @@ ten_seeds(
 )
 
 # %% [markdown]
-# Over ten seeds there is no difference to balanced sampling that could be told from none, in the hard group or in the worst, for the adversary of the study or for a stronger one; and the intervals of the study's adversary leave room for two or three points at most. *Overall* it costs a little, half a point, and the stronger one three times as much; both intervals lie below zero. Its *embedding* differs: a fresh probe reads the place **more** often from it than after balanced sampling alone, and that interval is far from zero. Four steps ahead take this back. Model patching, with our small translators, gives up some of the hard group, and what its worst group may have gained its interval does not tell.
+# Over ten seeds there is no difference to balanced sampling that could be told from none, in the hard group or in the worst, for the adversary of the study or for a stronger one; and the intervals of the study's adversary leave room for two or three points at most. *Overall* it costs a little, half a point, and the stronger one three times as much; both intervals lie below zero. Its *embedding* differs: a fresh probe reads the place **more** often from it than after balanced sampling alone, and that interval is far from zero. Four steps ahead take this back. Model patching, with our small translators, leans to a worse hard group and a better worst one; both intervals hold zero.
 #
 # ## The claims
 #
@@ -711,7 +711,7 @@ wide.rename_axis(index=["method", "changed"], columns=None)
 # ## Summary
 #
 # - Gradient reversal trains an embedding against an attribute in one backward pass. Where class and attribute go together, a blind embedding would have to lose the class too, unless groups are balanced; without balance the adversary did here what ERM does.
-# - On the stand-in, balanced groups alone make the gain; over ten seeds the adversary and group DRO add nothing that could be told from none, and model patching with small translators loses some of the hard group.
+# - On the stand-in, balanced groups alone make the gain; over ten seeds the adversary, group DRO, and model patching with small translators add nothing in the hard or the worst group that could be told from none.
 # - The adversary's own failure is no evidence of blindness: a fresh probe still reads the place from nearly every embedding, and more often than after balanced sampling alone.
 # - *Robust* and *overall* mean different things in different rows of one printed table. Ask for the four groups.
 #
