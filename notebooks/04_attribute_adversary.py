@@ -333,14 +333,14 @@ def shown(metrics, rule="gate_then_hard"):
 
 table = shown(COLUMNS)
 outcomes = results.outcomes
-gates = {
+through = {
     row: sum(
         outcomes[row, trial]["chosen"]["gate_then_hard"]["passed"]
         for trial in results.seeds
     )
     for row in results.rows()
 }
-table["gate passed"] = list(gates.values())
+table["gate passed"] = list(through.values())
 table
 
 # %% [markdown]
@@ -642,7 +642,7 @@ run.record(
         for row in results.rows()
         for metric in (*COLUMNS, "probe_accuracy")
     },
-    **{f"gate_passed_{row}": passed for row, passed in gates.items()},
+    **{f"gate_passed_{row}": passed for row, passed in through.items()},
     probe_accuracy_start=start.value,
 )
 _ = run.finish()
