@@ -10,16 +10,14 @@ process, and the best of many rounds counts. Writes ``benchmarks/results/attribu
 """
 
 import argparse
-import json
 import time
 from typing import Any
 
 import torch
 from torch import nn
 
-from nuisance import paths, study
+from nuisance import study
 from nuisance.data.images import Images
-from nuisance.files import replace_file
 from nuisance.methods.attribute_adversary import AttributeAdversary
 from nuisance.methods.embedding import EmbeddingClassifier
 from nuisance.methods.group_dro import GroupDRO
@@ -94,9 +92,7 @@ def main() -> None:
         )
     if quick:
         return
-    record = {"name": "attribute_adversary", "machine": study.processor(), "cases": cases}
-    path = paths.ROOT / "benchmarks" / "results" / "attribute_adversary.json"
-    replace_file(path, (json.dumps(record, indent=1) + "\n").encode())
+    path = study.save_benchmark("attribute_adversary", cases)
     print(f"Written to {path}.")
 
 

@@ -24,7 +24,6 @@ EfficientNet's. Writes ``benchmarks/results/gradient_norm.json``.
 
 import argparse
 import copy
-import json
 import multiprocessing
 import resource
 import time
@@ -41,7 +40,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from nuisance import paths, study
-from nuisance.files import replace_file
 from nuisance.models.pretrained import load_pretrained
 from nuisance.models.resnet import CifarResNet
 from nuisance.models.small_cnn import SmallCNN
@@ -353,9 +351,7 @@ def main() -> None:
             cases.append(comparison.grid(min(GRIDS[name], batches[-1])))
     if quick:
         return
-    record = {"name": "gradient_norm", "machine": study.processor(), "cases": cases}
-    path = paths.ROOT / "benchmarks" / "results" / "gradient_norm.json"
-    replace_file(path, (json.dumps(record, indent=1) + "\n").encode())
+    path = study.save_benchmark("gradient_norm", cases)
     print(f"Written to {path}.")
 
 

@@ -8,7 +8,6 @@ only difference. One thread, interleaved in one process, medians. Also the share
 index look-up in bytes on the device, and painting. Writes ``benchmarks/results/learning_not_to_learn.json``.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -23,7 +22,6 @@ from nuisance.data.colored_mnist import color_bins, halve, load_digits, paint, w
 from nuisance.data.images import Images
 from nuisance.experiments import learning_not_to_learn as lntl
 from nuisance.experiments import learning_not_to_learn_settings as chapter
-from nuisance.files import replace_file
 from nuisance.losses import gradient_reversal
 from nuisance.models.colored_mnist import FeatureNet, LabelNet
 from nuisance.seeding import deterministic, generator
@@ -139,9 +137,7 @@ def main() -> None:
             }
         )
         print(f"{size}: the batch takes {found['batch'] / found['ours']:.1%} of a step")
-    record = {"name": "learning_not_to_learn", "machine": study.processor(), "cases": cases}
-    path = paths.ROOT / "benchmarks" / "results" / "learning_not_to_learn.json"
-    replace_file(path, (json.dumps(record, indent=1) + "\n").encode())
+    path = study.save_benchmark("learning_not_to_learn", cases)
     print(f"Written to {path}.")
 
 

@@ -9,12 +9,15 @@ Writes ``results/search/04_attribute_adversary.json``, which the chapter shows a
 
 from typing import Any
 
+from torch import Tensor
+
 from nuisance import paths, study
 from nuisance.experiments import attribute_adversary_data as data
 from nuisance.experiments import attribute_adversary_settings as chapter
-from nuisance.experiments.attribute_adversary_study import Outcome, metric_of, train
+from nuisance.experiments.attribute_adversary_study import Outcome, metric_of, start_from, train
 from nuisance.metrics.intervals import mean_interval
 
+Weights = dict[str, Tensor] | None
 SEEDS = [10, 11, 12]
 FRESH_SEEDS = list(range(20, 30))
 STRONG = {"adversary_steps": 4}
@@ -68,9 +71,9 @@ def name_of(changed: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in changed.items()) or "nothing"
 
 
-def tried(run: study.Run) -> list[dict[str, Any]]:
+def tried(run: study.Run, weights: Weights) -> list[dict[str, Any]]:
     """Rows of a table: accuracy of every setting on validation images, the epoch chosen by either rule."""
-    found, _ = train(run, [(row, seed, changed) for row, changed in TRIED for seed in SEEDS])
+    found, _ = train(run, [(row, seed, changed) for row, changed in TRIED for seed in SEEDS], weights)
     rows = []
     for i, (row, changed) in enumerate(TRIED):
         outcomes = found[i * len(SEEDS) :][: len(SEEDS)]
@@ -81,9 +84,10 @@ def tried(run: study.Run) -> list[dict[str, Any]]:
     return rows
 
 
-def compared(run: study.Run) -> list[dict[str, Any]]:
+def compared(run: study.Run, weights: Weights) -> list[dict[str, Any]]:
     """Rows of a table: test accuracies of the methods and what each has more than balanced ERM, seed by seed."""
-    found, _ = train(run, [(row, seed, changed) for row, changed in COMPARED for seed in FRESH_SEEDS])
+    wanted = [(row, seed, changed) for row, changed in COMPARED for seed in FRESH_SEEDS]
+    found, _ = train(run, wanted, weights)
     by_method: list[list[Outcome]] = [
         found[i * len(FRESH_SEEDS) :][: len(FRESH_SEEDS)] for i in range(len(COMPARED))
     ]
@@ -119,8 +123,9 @@ def main() -> None:
     )
     p = run.parameters
     run.use_data(data.fingerprint(p.dataset, p.network, str(p.data_root)))
-    run.table("Validation accuracy by setting", tried(run))
-    run.table("Ten seeds that chose nothing", compared(run))
+    weights = start_from(run)
+    run.table("Validation accuracy by setting", tried(run, weights))
+    run.table("Ten seeds that chose nothing", compared(run, weights))
     print(f"Written to {run.finish()}.")
 
 

@@ -125,11 +125,12 @@ import torch
 
 from nuisance.data import celeba, waterbirds
 
-of_training = {
-    "waterbirds": torch.tensor(waterbirds.RECIPE_COUNTS["train"]),
-    "celeba": torch.tensor(celeba.RECIPE_COUNTS["train"]),
+others = {"waterbirds": waterbirds, "celeba": celeba}
+of_training = {p.dataset: counts(train)} | {
+    name: torch.tensor(of.RECIPE_COUNTS["train"])
+    for name, of in others.items()
+    if name != p.dataset
 }
-of_training = {p.dataset: counts(train)} | of_training | {p.dataset: counts(train)}
 panels = plt.subplots(1, len(of_training), figsize=(figures.WIDTH, 2.6), sharey=True)[1]
 for axes, (name, of) in zip(panels, of_training.items(), strict=True):
     table = of.view(2, 2).double()
@@ -266,9 +267,8 @@ run.table(
 figures.number_table(reports.rename_axis(["class", "seed"]), digits=2)
 
 # %% [markdown]
-# They move most images, if not by much: the pixels change by less than a tenth, and of the dresses the way back mends little of it. What follows about model patching is about these translators.
-
-# %% [markdown]
+# They move most images, though the pixels change little, and of the dresses the way back mends hardly any of it. What follows about model patching is about these translators.
+#
 # ## Results
 #
 # The study's *overall* is the share of right test images, and its *robust* the accuracy on one group that was chosen beforehand. Others report the *worst* group, or an average weighted as in training. The columns below have each on its own; in our test sets all groups are equally large, so that *overall* is also the mean over groups. Intervals are Student's, 95 %, over seeds; they are symmetric and may pass 0 or 1. A seed decides tints, places, the training images and the order; the pretrained weights and the test garments are the same for all.
@@ -514,7 +514,7 @@ ten_seeds(
 )
 
 # %% [markdown]
-# Over ten seeds there is no difference to balanced sampling that could be told from none, in the hard group or in the worst, for the adversary of the study or for a stronger one; and the intervals of the study's adversary leave room for two or three points at most. *Overall* it costs a little, half a point, and the stronger one three times as much; both intervals lie below zero. Its *embedding* differs: a fresh probe reads the place **more** often from it than after balanced sampling alone, and that interval is far from zero. Four steps ahead take this back. Model patching, with our small translators, leans to a worse hard group and a better worst one; both intervals hold zero.
+# Over ten seeds there is no difference to balanced sampling that could be told from none, in the hard group or in the worst, for the adversary of the study or for a stronger one; and the intervals of the study's adversary leave room for little. *Overall* it costs a little, and the stronger one more; both intervals lie below zero. Its *embedding* differs: a fresh probe reads the place **more** often from it than after balanced sampling alone, and that interval is far from zero. Four steps ahead take this back. Model patching, with our small translators, leans to a worse hard group and a better worst one; both intervals hold zero.
 #
 # ## The claims
 #
@@ -654,7 +654,7 @@ _ = run.finish()
 #
 # **The adversary adds nothing that can be seen here.** Against balanced sampling alone it shows neither gain nor loss that its interval could tell on the hard group (C0.2-balanced: {glue:text}`C0.2-balanced_verdict:s`) or on the worst one (C0.2-adds: {glue:text}`C0.2-adds_verdict:s`), and {numref}`fig-aa-sweep` has no $\lambda$ that stands out of the intervals; a strong adversary costs accuracy. Without balanced groups (C0.7: {glue:text}`C0.7_verdict:s`) its hard group has {glue:text}`hard_adversary_unbalanced:.2f`, as ERM's {glue:text}`hard_erm:.2f`: there it neither helps, nor takes the class away with the place, as it should if it made the embedding blind. At our scale balanced sampling alone comes as far. Its table lacks the row that could have told; whether a ResNet-50 on Waterbirds behaves otherwise, the command below tells.
 #
-# Three seeds would leave a small gain undecided. With ten others, in the tables above, the gain is nil to within two or three points.
+# Three seeds would leave a small gain undecided. With ten others, in the tables above, there is none to be seen, and little room for one.
 #
 # **The embedding is not blind.** A fresh probe finds the place in {glue:text}`probe_accuracy_adversary:.2f` of the test images, in {glue:text}`probe_accuracy_erm:.2f` after ERM and in {glue:text}`probe_accuracy_erm_balanced:.2f` after ERM on balanced groups (C0.5: {glue:text}`C0.5_verdict:s`; C0.5-balanced: {glue:text}`C0.5-balanced_verdict:s`). The game's own adversary, meanwhile, is near or below chance for most of the training ({numref}`fig-aa-leakage`, right; for one seed it gains ground at the end): it seems that the embedding hides the place from this adversary instead of losing it. Chapter [](01_learning_not_to_learn.ipynb) met the same. Before any row began, the pretrained embedding gave the place away in {glue:text}`probe_accuracy_start:.2f`: balanced sampling leaves that as it is, ERM and the adversary add to it. An adversary near chance proves nothing; a probe does. Over the ten seeds the embedding is *less* blind than after balanced sampling alone, by a small and clear margin. So the gradient that is reversed is not the one that the game means, which is that of the best adversary: ours is at every moment behind. Letting it move four times more for each step of the game takes the margin away, but makes nothing blind.
 #

@@ -14,6 +14,7 @@ from nuisance.data import restyle
 from nuisance.data.embedded import load_embedded
 from nuisance.data.ood_sets import (
     IMAGENET_SAMPLE,
+    TINY_IMAGENET_IN_CIFAR,
     imagenet_checksums,
     load_imagenet_sample,
     load_known_fashion,
@@ -476,7 +477,12 @@ def test_real_tiny_imagenet():
     root = real("tiny-imagenet-200", "val", "images")
     pixels, files = load_tiny_imagenet(root)
     assert pixels.shape == (len(files), 3, 32, 32)
-    assert len(files) >= 1_785
+    folder = root / "tiny-imagenet-200" / "val"
+    lines = (folder / "val_annotations.txt").read_text().splitlines()
+    known = {line.split("\t")[0] for line in lines if line.split("\t")[1] in TINY_IMAGENET_IN_CIFAR}
+    images = list((folder / "images").iterdir())
+    assert [file.name for file in files] == sorted({image.name for image in images} - known)
+    assert 0 < len(files) < len(images) >= 2_000
     exact = torch.from_numpy(np.array(Image.open(files[5]).convert("RGB"))).permute(2, 0, 1)[None].float()
     averaged = torch.nn.functional.interpolate(exact, size=(32, 32), mode="bilinear", antialias=True)
     assert (averaged[0] - pixels[5].float()).abs().max() <= 1.01

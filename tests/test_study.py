@@ -248,6 +248,18 @@ def test_above_is_strict(low, high, verdict):
     assert str(condition).endswith("wanted > 0")
 
 
+def test_a_saved_benchmark_is_the_one_that_is_loaded(monkeypatch, tmp_path):
+    monkeypatch.setattr(study.paths, "ROOT", tmp_path)
+    path = study.save_benchmark("two", [{"ratio": 3}])
+    assert path == tmp_path / "benchmarks" / "results" / "two.json"
+    assert json.loads(path.read_text()) == {
+        "name": "two",
+        "machine": study.processor(),
+        "cases": [{"ratio": 3}],
+    }
+    assert study.load_benchmark("two") == [{"ratio": 3}]
+
+
 def test_a_missing_or_damaged_benchmark_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(study.paths, "ROOT", tmp_path)
     with pytest.raises(DataError, match=r"git checkout -- benchmarks/results/one\.json"):

@@ -6,8 +6,8 @@ import torch
 from nuisance.data.images import Images
 from nuisance.errors import ParameterError
 from nuisance.files import Checkpoint
-from nuisance.seeding import deterministic, generator
-from nuisance.training import Method, Selection, fit
+from nuisance.seeding import deterministic, generator, seed_weights
+from nuisance.training import Method, Selection, fit, in_parts
 
 
 class Recorder(Method):
@@ -138,3 +138,27 @@ def test_an_interrupted_training_goes_on_selecting(stop, tmp_path):
     resumed, whole = train(5, tmp_path / "stopped"), train(5, tmp_path / "whole")
     assert resumed == whole
     assert [epoch for epoch, _ in resumed[1]] == [3, 0]
+
+
+def test_a_purpose_of_a_seed_decides_the_first_weights():
+    drawn = []
+    for seed, purpose in ((3, 0), (3, 0), (3, 1), (4, 0)):
+        seed_weights(seed, purpose)
+        drawn.append(torch.rand(4))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], drawn[3])
+
+
+def test_in_parts_is_the_whole_without_gradients():
+    weight = torch.arange(7.0, requires_grad=True)
+    sizes = []
+
+    def double(part):
+        sizes.append(len(part))
+        return 2 * part
+
+    found = in_parts(double, weight, 3)
+    assert found.tolist() == [0, 2, 4, 6, 8, 10, 12]
+    assert sizes == [3, 3, 1]
+    assert not found.requires_grad

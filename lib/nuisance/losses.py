@@ -81,8 +81,8 @@ def bias_cross_entropy(log_q: Tensor, bins: Tensor) -> Tensor:
     return (losses.sum((0, 2, 3)) / counts).sum()
 
 
-def group_means(losses: Tensor, groups: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Mean loss of every group, and which groups are in the batch.
+def group_means(losses: Tensor, groups: Tensor, count: int) -> Tensor:
+    """Mean loss of every group.
 
     Parameters
     ----------
@@ -92,12 +92,12 @@ def group_means(losses: Tensor, groups: Tensor, count: int) -> tuple[Tensor, Ten
 
     Returns
     -------
-    Floats ``[count]``, 0 for a group that is not in the batch, and bool ``[count]``. Nothing waits for the device, as
-    ``bincount`` would, whose result's length depends on the numbers.
+    Floats ``[count]``, 0 for a group that is not in the batch. Nothing waits for the device, as ``bincount`` would,
+    whose result's length depends on the numbers.
     """
     sums = losses.new_zeros(count).index_add(0, groups, losses)
     sizes = losses.new_zeros(count).index_add(0, groups, torch.ones_like(losses))
-    return sums / sizes.clamp(min=1), sizes > 0
+    return sums / sizes.clamp(min=1)
 
 
 def dro_weights(q: Tensor, means: Tensor, *, step: float, adjustment: Tensor | None = None) -> Tensor:
@@ -139,7 +139,7 @@ def group_dro(
     -------
     A scalar, whose gradient leaves q out, and the new q ``[count]``.
     """
-    means, _ = group_means(losses, groups, len(q))
+    means = group_means(losses, groups, len(q))
     q = dro_weights(q, means, step=step, adjustment=adjustment)
     return q @ means, q
 

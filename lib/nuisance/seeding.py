@@ -27,3 +27,8 @@ def generator(seed: int, *purpose: int) -> torch.Generator:
         mixed = ((mixed ^ (part + 0x7F4A7C15)) * 0xBF58476D1CE4E5B9) & (2**63 - 1)
         mixed ^= mixed >> 31
     return torch.Generator().manual_seed(mixed)
+
+
+def seed_weights(seed: int, *purpose: int) -> None:
+    """Start PyTorch's global stream, from which networks draw their first weights, for a purpose of a seed."""
+    torch.manual_seed(int(torch.randint(2**31, (), generator=generator(seed, *purpose))))

@@ -147,8 +147,9 @@ class Run:
     def parts(self, function: Callable[..., Any], cases: Sequence[Mapping[str, Any]]) -> list[Any]:
         """``function(**case)`` for every case, each from the store or computed, in the order of the cases.
 
-        On a CPU they are computed side by side, one process a core; equal cases are computed once. A function of the notebook's own will do
-        too; whatever it needs must come in through its arguments, which must be plain values.
+        On a CPU they are computed side by side, one process a core; equal cases are computed once. A function
+        of the notebook's own will do too; whatever it needs must come in through its arguments, which must be
+        plain values.
         """
         device = self.parameters.device
         keys = [store.part_key(function, case, self._data, device) for case in cases]
@@ -273,12 +274,24 @@ def load_benchmark(name: str) -> list[dict[str, Any]]:
     DataError
         If it is not there or cannot be read.
     """
-    path = paths.ROOT / "benchmarks" / "results" / f"{name}.json"
+    path = _benchmark_path(name)
     try:
         return json.loads(path.read_text(encoding="utf-8"))["cases"]
     except (OSError, ValueError, KeyError) as error:
         mend = f"bring it back with `git checkout -- benchmarks/results/{name}.json`"
         raise DataError(f"The benchmark {path} is missing or damaged; {mend}.") from error
+
+
+def save_benchmark(name: str, cases: list[dict[str, Any]]) -> Path:
+    """Write the cases of a benchmark, with the name of this machine's processor, where `load_benchmark` finds them."""
+    record = {"name": name, "machine": processor(), "cases": cases}
+    path = _benchmark_path(name)
+    replace_file(path, (json.dumps(record, indent=1) + "\n").encode())
+    return path
+
+
+def _benchmark_path(name: str) -> Path:
+    return paths.ROOT / "benchmarks" / "results" / f"{name}.json"
 
 
 def source(*functions: Callable[..., Any]) -> Markdown:

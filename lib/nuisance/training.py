@@ -49,6 +49,12 @@ class Method(nn.Module):
             optimizer.load_state_dict(deepcopy(state["optimizers"][name]))
 
 
+@torch.no_grad()
+def in_parts(function: Callable[[Tensor], Tensor], inputs: Tensor, size: int = 500) -> Tensor:
+    """``function(inputs)``, so many inputs at once, without gradients."""
+    return torch.cat([function(part) for part in inputs.split(size)])
+
+
 Rule = Callable[[dict[str, float]], tuple[float, ...]]
 """From the numbers of an epoch to what ranks it, larger is better: the first number, then the next among equals."""
 

@@ -21,6 +21,19 @@ RECIPE_COUNTS = {
 LABEL, ATTRIBUTE = "Blond_Hair", "Male"
 
 
+LISTS = ("list_attr_celeba.txt", "list_eval_partition.txt")
+"""The official lists."""
+
+
+def lists_of(folder: Path) -> list[Path]:
+    """The lists of a folder; DataError if one is missing."""
+    paths = [folder / name for name in LISTS]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path} is missing; put CelebA's official lists there.")
+    return paths
+
+
 def load_celeba(
     folder: Path, prepare: Prepare, *, cap: int | None = None, seed: int = 0
 ) -> dict[str, Images]:
@@ -42,8 +55,8 @@ def load_celeba(
     DataError
         If a list is missing, damaged or cut off, the two lists name different images, or images are missing.
     """
-    attributes = _read_attributes(folder / "list_attr_celeba.txt")
-    partition = _read_partition(folder / "list_eval_partition.txt")
+    of_attributes, of_partition = lists_of(folder)
+    attributes, partition = _read_attributes(of_attributes), _read_partition(of_partition)
     for lists, names, others in (
         ("list_eval_partition.txt but not in list_attr_celeba.txt", partition, attributes),
         ("list_attr_celeba.txt but not in list_eval_partition.txt", attributes, partition),
@@ -61,8 +74,6 @@ def load_celeba(
 
 
 def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise DataError(f"{path} is missing; put CelebA's official lists there.")
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:

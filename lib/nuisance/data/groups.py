@@ -96,24 +96,9 @@ def balanced_order(of: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def alternating_order(of: Tensor, generator: torch.Generator) -> Tensor:
-    """As many draws as there are images, the values of ``of`` in turn: every batch has them all, equally often.
+    """As `balanced_order`, but the values of ``of`` take turns, so that no batch lacks one of them.
 
-    With replacement; in each value every image is equally likely. Unlike `balanced_order` it never
-    draws a batch that lacks a value.
-
-    Parameters
-    ----------
-    of : integers ``[n]``, what to balance.
-    generator : on the CPU, so that a seed means the same order on every device.
-
-    Returns
-    -------
-    int64 ``[n]``, positions in ``of``, on its device.
-
-    Raises
-    ------
-    InputError
-        If ``of`` is empty or no row of integers.
+    The numbers of a batch's images of each value differ by one at most.
     """
     _require_integers(of)
     values = of.cpu().unique()

@@ -137,6 +137,17 @@ def build_waterbirds(
     }
 
 
+def lists_of(folder: Path) -> list[Path]:
+    """The file that lists the images of a set; DataError if it is missing."""
+    path = folder / "metadata.csv"
+    if not path.is_file():
+        raise DataError(
+            f"{path} is missing; unpack the released archive there, or build the set with "
+            "`python data_scripts/waterbirds.py`."
+        )
+    return [path]
+
+
 def load_waterbirds(
     folder: Path, prepare: Prepare, *, cap: int | None = None, seed: int = 0
 ) -> dict[str, Images]:
@@ -158,12 +169,7 @@ def load_waterbirds(
     DataError
         If ``metadata.csv`` is missing, lacks a column or holds an unknown code, or images are missing.
     """
-    path = folder / "metadata.csv"
-    if not path.is_file():
-        raise DataError(
-            f"{path} is missing; unpack the released archive there, or build the set with "
-            "`python data_scripts/waterbirds.py`."
-        )
+    (path,) = lists_of(folder)
     try:
         reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""), restval="")
         fields, rows = reader.fieldnames or (), list(reader)

@@ -25,10 +25,10 @@ from nuisance.methods.model_patching import ModelPatching
 from nuisance.methods.subgroup_translation import SubgroupTranslator, translation_report
 from nuisance.methods.supervised import Supervised
 from nuisance.metrics.groups import above_gate_then_hard, group_metrics, worst_group
-from nuisance.metrics.probes import ProbeResult, fresh_probe
+from nuisance.metrics.probes import fresh_probe
 from nuisance.models.small_cnn import SmallCNN
-from nuisance.seeding import generator
-from nuisance.training import Method, Selection, fit
+from nuisance.seeding import generator, seed_weights
+from nuisance.training import Method, Selection, fit, in_parts
 
 ROWS = {
     "erm": "ERM",
@@ -41,9 +41,6 @@ ROWS = {
     "erm_black": "ERM on black",
 }
 """The rows of the tables by their names in code."""
-
-RULES = ("gate_then_hard", "worst_group")
-"""How an epoch is chosen by validation images: as in the study, and by the worst group."""
 
 # One random stream for every purpose, so that adding one never shifts another.
 _WEIGHTS, _ORDER, _PROBE, _TRANSLATE, _PRETRAIN, _PLACE = range(6)
@@ -59,7 +56,7 @@ def pretrain(
     The weights of `SmallCNN`, its head of eight classes among them.
     """
     images = load_other_garments(size=settings["size"], seed=0).to(device)
-    _seed_weights(0, _PRETRAIN)
+    seed_weights(0, _PRETRAIN)
     net = SmallCNN(classes=OTHERS, in_channels=3, width=WIDTH)
     net = net.to(device).to(memory_format=torch.channels_last)
     epochs, size = settings["pretraining_epochs"], 64
@@ -89,7 +86,7 @@ def translate(
     splits = load_splits(dataset, seed, data_root=data_root, settings=settings)
     train = splits["train"]
     some = train[train.labels == label].to(device)
-    _seed_weights(seed, _TRANSLATE, label)
+    seed_weights(seed, _TRANSLATE, label)
     method = SubgroupTranslator(
         width=settings["translator_width"],
         learning_rate=settings["translator_rate"],
@@ -116,14 +113,14 @@ def _report(translator: SubgroupTranslator, images: Images, label: int, seed: in
     """What the translator does to images of its class; in validation the place tells nothing of the class."""
     others, own = images[images.labels != label], images[images.labels == label]
     others = Images(others.pixels, others.attributes["attribute"])
-    _seed_weights(seed, _PLACE, label)
+    seed_weights(seed, _PLACE, label)
     epochs, size = 10, min(32, len(others))
     net = SmallCNN(classes=2, in_channels=3, width=WIDTH).to(images.pixels.device)
     judge = Supervised(net, steps=epochs * (len(others) // size), learning_rate=3e-3)
     fit(judge, others, epochs=epochs, batch_size=size, generator=generator(seed, _PLACE, label))
 
     def place_of(pixels: Tensor) -> Tensor:
-        return _in_parts(judge.predict, pixels, size).argmax(1)
+        return in_parts(judge.predict, pixels, size).argmax(1)
 
     return translation_report(translator, own, place_of)
 
@@ -155,8 +152,7 @@ def experiment(
     -------
     ``history`` by epoch; ``train_counts`` ``[4]``; ``groups`` ``[n]`` of the test images; and by rule, in ``chosen``:
     ``epoch`` (from 0), ``validation`` metrics, ``passed`` (whether the gate was), ``right`` bool ``[n]`` on the test
-    images, ``embeddings`` ``[n, dimensions]`` of them, and ``probe_accuracy`` and ``probe_bits`` of a fresh probe for
-    the attribute, trained on the embeddings of the validation images, where every group has equally many.
+    images, ``embeddings`` ``[n, dimensions]`` of them, and ``probe_accuracy`` of a fresh probe for the attribute, trained on the embeddings of the validation images, where every group has equally many.
     """
     splits = load_splits(dataset, seed, data_root=data_root, settings=settings, on_black=row == "erm_black")
     splits = {name: images.to(device) for name, images in splits.items()}
@@ -173,11 +169,12 @@ def experiment(
         right = _right(method, splits["validation"], size)
         return metrics(right, group_of(splits["validation"]))
 
-    _seed_weights(seed, _WEIGHTS)
+    seed_weights(seed, _WEIGHTS)
     embed, dimensions = make_embedding(settings["network"], data_root, weights)
     method = _make_method(row, embed, dimensions, strength, train_counts, settings).to(device)
-    rules = {"gate_then_hard": above_gate_then_hard(settings["gate"]), "worst_group": worst_group}
-    selection = Selection(judge, rules)
+    # how an epoch is chosen by validation images: as in the study, and by the worst group
+    gate = above_gate_then_hard(settings["gate"])
+    selection = Selection(judge, {"gate_then_hard": gate, "worst_group": worst_group})
     history = fit(
         method,
         train,
@@ -189,22 +186,19 @@ def experiment(
         checkpoint=checkpoint,
     )
     chosen = {}
-    for rule in RULES:
+    for rule, validation in selection.judged.items():
         epoch, weights = selection.best(rule)
         method.load_state_dict(weights)
         embedded = {
-            name: _in_parts(method.embedding, splits[name].pixels, size) for name in ("validation", "test")
+            name: in_parts(method.embedding, splits[name].pixels, size) for name in ("validation", "test")
         }
-        probe = _probe(embedded, splits, seed, settings)
-        validation = selection.judged[rule]
         chosen[rule] = {
             "epoch": epoch,
             "validation": validation,
-            "passed": validation["overall"] > settings["gate"],
+            "passed": gate(validation)[0] == 1,
             "right": _right(method, splits["test"], size).cpu(),
             "embeddings": embedded["test"].cpu(),
-            "probe_accuracy": probe.accuracy,
-            "probe_bits": probe.bits,
+            "probe_accuracy": _probe(embedded, splits, seed, settings),
         }
     return {
         "history": history,
@@ -230,10 +224,10 @@ def probe_start(
     start = EmbeddingClassifier(embed, dimensions=dimensions, learning_rate=1.0, weight_decay=0.0).to(device)
     start.eval()
     embedded = {
-        name: _in_parts(start.embedding, splits[name].pixels, settings["batch_size"])
+        name: in_parts(start.embedding, splits[name].pixels, settings["batch_size"])
         for name in ("validation", "test")
     }
-    return _probe(embedded, splits, seed, settings).accuracy
+    return _probe(embedded, splits, seed, settings)
 
 
 def _make_method(
@@ -272,24 +266,15 @@ def _sampler(row: str, train: Images) -> Callable[[torch.Generator], Tensor] | N
     return partial(balanced_order, train.labels if row == "erm_black" else group_of(train))
 
 
-def _seed_weights(seed: int, *purpose: int) -> None:
-    torch.manual_seed(int(torch.randint(2**31, (), generator=generator(seed, *purpose))))
-
-
-@torch.no_grad()
-def _in_parts(function: Callable[[Tensor], Tensor], pixels: Tensor, size: int) -> Tensor:
-    return torch.cat([function(part) for part in pixels.split(size)])
-
-
 def _right(method: Method, images: Images, size: int) -> Tensor:
-    return _in_parts(method.predict, images.pixels, size).argmax(1) == images.labels
+    return in_parts(method.predict, images.pixels, size).argmax(1) == images.labels
 
 
 def _probe(
     embedded: dict[str, Tensor], splits: dict[str, Images], seed: int, settings: dict[str, Any]
-) -> ProbeResult:
-    """A fresh network of the adversary's size; the first layer's batch norm makes the embeddings' scale idle."""
-    _seed_weights(seed, _PROBE)
+) -> float:
+    """The accuracy of a fresh network of the adversary's size; the first layer's batch norm makes the embeddings' scale idle."""
+    seed_weights(seed, _PROBE)
     dimensions, width = embedded["test"].shape[1], settings["adversary_width"]
     probe = nn.Sequential(
         nn.BatchNorm1d(dimensions), nn.Linear(dimensions, width), nn.ReLU(), nn.Linear(width, 2)
@@ -305,4 +290,4 @@ def _probe(
         learning_rate=3e-3,
         batch_size=128,
         generator=generator(seed, _PROBE),
-    )[-1]
+    )[-1].accuracy

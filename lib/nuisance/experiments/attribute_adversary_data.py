@@ -14,14 +14,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
-from nuisance.data.celeba import load_celeba
+from nuisance.data import celeba, waterbirds
 from nuisance.data.embedded import checksums
 from nuisance.data.garments_outdoors import ALL, load_garments_outdoors
 from nuisance.data.groups import require_groups
 from nuisance.data.images import Images
 from nuisance.data.photos import fingerprint_files
-from nuisance.data.waterbirds import load_waterbirds
-from nuisance.errors import DataError
 from nuisance.models.pretrained import fingerprint as weights_fingerprint
 from nuisance.models.pretrained import load_pretrained, without_head
 from nuisance.models.small_cnn import SmallCNN
@@ -32,15 +30,6 @@ FOLDERS = {
     ("celeba", False): "celeba",
 }
 """Folders below the data root, by data set and whether objects are on black."""
-
-LISTS = {"waterbirds": ("metadata.csv",), "celeba": ("list_attr_celeba.txt", "list_eval_partition.txt")}
-"""The files of a folder that list its images."""
-
-MENDS = {
-    "waterbirds": "unpack the released archive there, or build the set with `python data_scripts/waterbirds.py`",
-    "celeba": "put CelebA's official lists and images there",
-}
-"""What to do where such a list is missing."""
 
 HARD = {"garments_outdoors": 2, "waterbirds": 2, "celeba": 3}
 """The group that the study reports, by data set: the second class on land; blond men."""
@@ -107,7 +96,7 @@ def _read(
     if dataset == "garments_outdoors":
         return load_garments_outdoors(size=size, seed=seed, train_images=images or ALL, on_black=on_black)
     folder = Path(data_root) / FOLDERS[dataset, on_black]
-    load = load_waterbirds if dataset == "waterbirds" else load_celeba
+    load = waterbirds.load_waterbirds if dataset == "waterbirds" else celeba.load_celeba
     return load(folder, partial(_prepare, dataset, size), cap=images or None, seed=seed)
 
 
@@ -131,10 +120,7 @@ def fingerprint(dataset: str, network: str, data_root: str) -> dict[str, str]:
             continue
         folder = Path(data_root) / FOLDERS[dataset, on_black]
         # The lists alone: reading 200,000 photos for a checksum would take longer than a reduced run.
-        files = [folder / name for name in LISTS[dataset]]
-        for path in files:
-            if not path.is_file():
-                raise DataError(f"{path} is missing; {MENDS[dataset]}, or give another data_root.")
+        files = (waterbirds if dataset == "waterbirds" else celeba).lists_of(folder)
         found |= fingerprint_files(folder.name, files, folder)
     return found
 

@@ -93,7 +93,7 @@ class Results:
         return mean_interval(values)
 
     def _interval(self, outcomes: list[Outcome], metric: str, rule: str) -> Interval:
-        if len(outcomes) > 1 or metric.startswith("probe"):
+        if len(outcomes) > 1 or metric == "probe_accuracy":
             return mean_interval([self._value(outcome, metric, rule) for outcome in outcomes])
         of, chosen = outcomes[0], outcomes[0]["chosen"][rule]
         return bootstrap_groups(
@@ -110,9 +110,9 @@ class Results:
 
 
 def metric_of(outcome: Outcome, metric: str, rule: str, hard: int) -> float:
-    """A test accuracy of `group_metrics`, or ``probe_accuracy`` or ``probe_bits``, at the epoch that a rule chose."""
+    """A test accuracy of `group_metrics`, or ``probe_accuracy``, at the epoch that a rule chose."""
     chosen = outcome["chosen"][rule]
-    if metric.startswith("probe"):
+    if metric == "probe_accuracy":
         return float(chosen[metric])
     metrics = group_metrics(
         chosen["right"], outcome["groups"], train_counts=outcome["train_counts"], hard=hard
@@ -144,7 +144,7 @@ def compare(run: Run) -> Results:
         for seed in p.seeds
     ]
     start = dict(zip(p.seeds, run.parts(probe_start, cases), strict=True))
-    found, translations = train(run, [*table, *swept])
+    found, translations = train(run, [*table, *swept], weights)
     outcomes = {(row, seed): of for (row, seed, _), of in zip(table, found[: len(table)], strict=True)}
     # No adversary at all is balanced ERM: at strength 0 the same weights move in the same way.
     sweep = {(0.0, seed): outcomes["erm_balanced", seed] for seed in p.seeds}
@@ -167,8 +167,10 @@ def _common(run: Run) -> dict[str, Any]:
     return {"dataset": p.dataset, "data_root": str(p.data_root), "device": p.device}
 
 
-def train(run: Run, wanted: Sequence[Wanted]) -> tuple[list[Outcome], dict[tuple[int, int], dict[str, Any]]]:
-    """Train and judge each of ``wanted``, and before it what it starts from.
+def train(
+    run: Run, wanted: Sequence[Wanted], weights: dict[str, Tensor] | None
+) -> tuple[list[Outcome], dict[tuple[int, int], dict[str, Any]]]:
+    """Train and judge each of ``wanted``, from the weights that `start_from` returned.
 
     Returns
     -------
@@ -181,7 +183,6 @@ def train(run: Run, wanted: Sequence[Wanted]) -> tuple[list[Outcome], dict[tuple
     def settings(names: Sequence[str], changed: dict[str, Any]) -> dict[str, Any]:
         return {name: changed.get(name, getattr(p, name)) for name in names}
 
-    weights = start_from(run)
     moved = [
         {"seed": seed, "label": label, "settings": settings(TRANSLATION, changed)} | common
         for row, seed, changed in wanted

@@ -22,7 +22,7 @@ from nuisance.ood.gradient_norm import GradientNorm
 from nuisance.ood.odin import ODIN
 from nuisance.ood.score import Score, score_all
 from nuisance.ood.softmax import MSP, MaxLogit
-from nuisance.seeding import generator
+from nuisance.seeding import generator, seed_weights
 from nuisance.training import fit
 
 CHOSEN_ON = {"selected": "selected", "random": "random", "restyled": "restyled", "digits": "random"}
@@ -44,7 +44,7 @@ def train(
 ) -> dict[str, Tensor]:
     """Train a network on the known classes; returns its weights."""
     images = training_images(dataset, data_root, settings).to(device)
-    torch.manual_seed(int(torch.randint(2**31, (), generator=generator(seed))))
+    seed_weights(seed)
     net = make_network(network, dataset=dataset, data_root=data_root, settings=settings).to(device)
     steps = epochs * (len(images) // 64)
     method = Supervised(net, steps=steps, learning_rate=3e-3).to(device)

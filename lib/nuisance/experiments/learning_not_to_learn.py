@@ -24,8 +24,8 @@ from nuisance.methods.erm import Classifier, Schedule, State
 from nuisance.methods.mutual_information import Ramp, UnlearnBias, UnlearnBiasTwoPass
 from nuisance.metrics.probes import ProbeResult, fresh_probe, judge
 from nuisance.models.colored_mnist import BINS, BiasNet, LabelNet
-from nuisance.seeding import generator
-from nuisance.training import fit
+from nuisance.seeding import generator, seed_weights
+from nuisance.training import fit, in_parts
 
 ROWS = {
     "baseline": "Baseline",
@@ -78,7 +78,7 @@ def experiment(
     painting: Paint = settings["painting"]
     train = with_colors(splits["train"], color_variance, biased=True, generator=generator(seed, _TRAIN))
 
-    torch.manual_seed(int(torch.randint(2**31, (), generator=generator(seed, _WEIGHTS))))
+    seed_weights(seed, _WEIGHTS)
     steps = len(train) // settings["batch_size"]
     method = make_method(row, steps_per_epoch=steps, settings=settings).to(device)
     if initial is not None:
@@ -98,7 +98,7 @@ def experiment(
         colored = with_colors(
             splits[split][again], color_variance, biased=False, generator=generator(seed, purpose)
         )
-        return _in_parts(method.predict, paint(colored, painting)).argmax(1), colored.labels
+        return in_parts(method.predict, paint(colored, painting)).argmax(1), colored.labels
 
     answers, labels = unbiased("test", _TEST)
     validation_answers, validation_labels = unbiased("validation", _VALIDATION)
@@ -116,7 +116,7 @@ def experiment(
     return {
         "accuracy": _share(answers == labels),
         "validation_accuracy": _share(validation_answers == validation_labels),
-        "biased_accuracy": _share(_in_parts(method.predict, biased).argmax(1) == biased_digits.labels),
+        "biased_accuracy": _share(in_parts(method.predict, biased).argmax(1) == biased_digits.labels),
         "confusion": torch.bincount(labels * 10 + answers, minlength=100).view(10, 10).tolist(),
         "history": history,
         **probes,
@@ -199,7 +199,7 @@ def _color_features(
         which = torch.randint(0, 10, (len(digits),), generator=stream)
         colors = draw_colors(which, color_variance, biased=True, generator=stream)
         colored = digits.with_attributes(color=colors.to(digits.labels.device))
-        features = _in_parts(method.extract, paint(colored, settings["painting"]))
+        features = in_parts(method.extract, paint(colored, settings["painting"]))
         parts.append((features, which.to(features.device)))
     return parts[0], parts[1]
 
@@ -236,13 +236,13 @@ def _probe_positions(
 ) -> dict[str, float | None]:
     """The position probe: a fresh h, normalised first, for h's own task on biased images; and h itself there."""
     train = train[: max(1, settings["probe_images"] // 4)]  # every image has many positions
-    features, bins = _in_parts(method.extract, held_out), color_bins(held_out)
+    features, bins = in_parts(method.extract, held_out), color_bins(held_out)
     train_bins = color_bins(train)
     torch.manual_seed(seed)
     width = settings["width"]
     found = fresh_probe(
         nn.Sequential(nn.BatchNorm2d(width), BiasNet(width)).to(features.device),
-        (_in_parts(method.extract, train), train_bins),
+        (in_parts(method.extract, train), train_bins),
         (features, bins),
         epochs=4,
         learning_rate=1e-2,
@@ -251,7 +251,7 @@ def _probe_positions(
     )
     own = None
     if isinstance(method, BiasGame):
-        own = judge(_in_parts(method.bias, _in_parts(method.extract_last, held_out)), bins).accuracy
+        own = judge(in_parts(method.bias, in_parts(method.extract_last, held_out)), bins).accuracy
     frequencies = torch.stack([_frequencies(train_bins[:, channel]) for channel in range(3)], 1)  # [8, 3]
     blind = frequencies.log()[None, :, :, None, None].expand(len(bins), -1, -1, *bins.shape[2:])
     return {
@@ -281,11 +281,6 @@ def _explained_share(features: Tensor, which: Tensor) -> float:
     groups = torch.stack([means[which == group].mean(0) for group in range(10)])
     between = (groups[which] - means.mean(0)).square().sum()
     return (between / (means - means.mean(0)).square().sum().clamp(min=1e-12)).item()
-
-
-@torch.no_grad()
-def _in_parts(function: Any, inputs: Tensor) -> Tensor:
-    return torch.cat([function(part) for part in inputs.split(500)])
 
 
 def _share(right: Tensor) -> float:

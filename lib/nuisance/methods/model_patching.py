@@ -103,7 +103,7 @@ class ModelPatching(GroupDRO):
         log_p, log_translated = F.log_softmax(logits, 1).chunk(2)
         labels, attribute = batch.labels[: len(log_p)], batch.attributes["attribute"][: len(log_p)]
         losses = F.nll_loss(log_p, labels, reduction="none")
-        means, _ = group_means(losses, 2 * labels + attribute, GROUPS)
+        means = group_means(losses, 2 * labels + attribute, GROUPS)
         within = zip(self.q.view(2, 2), means.view(2, 2), self.margins.view(2, 2), strict=True)
         # a class's weights sum to a half, so that its hard group gains on the other group of the class alone
         q = torch.cat(

@@ -58,8 +58,7 @@ class InvarianceGenerator(Method):
 
     Parameters
     ----------
-    in_channels, width, residual_blocks, style_dimensions, style_stages, halvings, hidden : see `AutoEncoder`; by default the
-        published ones.
+    in_channels, width, style_dimensions, others : see `AutoEncoder`; by default the published ones.
     discriminator_width, discriminator_stages : see `PatchDiscriminator`; None for ``width``.
     learning_rate : of Adam, halved every ``halve_every`` steps; theirs are 1e-4 and 100,000.
     image_weight, style_weight, content_weight : of the reconstruction losses; the adversarial loss has weight 1.
@@ -72,11 +71,7 @@ class InvarianceGenerator(Method):
         *,
         in_channels: int = 3,
         width: int = 64,
-        residual_blocks: int = 4,
         style_dimensions: int = 8,
-        style_stages: int = 2,
-        halvings: int = 2,
-        hidden: int | None = None,
         discriminator_width: int | None = None,
         discriminator_stages: int = 4,
         learning_rate: float = 1e-4,
@@ -86,6 +81,7 @@ class InvarianceGenerator(Method):
         content_weight: float = 1.0,
         two_generators: bool = False,
         seed: int,
+        **others: Any,
     ) -> None:
         super().__init__()
         self.style_dimensions, self.seed = style_dimensions, seed
@@ -100,15 +96,7 @@ class InvarianceGenerator(Method):
         count = 2 if two_generators else 1
         # typed as what it is, its items would be mere modules, without encode and decode
         self.generators: Any = nn.ModuleList(
-            AutoEncoder(
-                in_channels=in_channels,
-                width=width,
-                residual_blocks=residual_blocks,
-                style_dimensions=style_dimensions,
-                style_stages=style_stages,
-                halvings=halvings,
-                hidden=hidden,
-            )
+            AutoEncoder(in_channels=in_channels, width=width, style_dimensions=style_dimensions, **others)
             for _ in range(count)
         )
         self.discriminators = nn.ModuleList(
