@@ -49,7 +49,7 @@ class SubgroupTranslator(Method):
 
     With few steps the authors' settings hardly move anything: the cheapest way to come back is not to leave. For some
     250 steps of 16 images of 32 pixels take a width of 8, a learning rate of 2e-3 and a cycle weight of 3, and
-    look at `translation_report`: how much is moved then varies widely with the seed.
+    look at `translation_report`: how much is moved varies with the seed.
 
     Parameters
     ----------
