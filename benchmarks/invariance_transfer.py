@@ -25,7 +25,6 @@ counted; it is measured for the generator's step alone. Writes ``benchmarks/resu
 """
 
 import argparse
-import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -35,12 +34,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nuisance import paths, study
+from nuisance import study
 from nuisance.data.images import Images
 from nuisance.data.nuisance_transforms import TRANSFORMS, Transform
 from nuisance.experiments.invariance_transfer import make_generator
 from nuisance.experiments.invariance_transfer_settings import DEFAULTS
-from nuisance.files import replace_file
 from nuisance.methods.invariance_transfer import InvarianceTransfer
 from nuisance.methods.long_tailed import LongTailedClassifier, StepSchedule
 from nuisance.methods.munit import InvarianceGenerator, adversarial_loss, discriminator_loss
@@ -305,9 +303,7 @@ def main() -> None:
     cases = [each for setting in SETTINGS for each in measure_generator(setting, setting.rounds)]
     cases += [measure_git(REDUCED, GIT_ROUNDS), measure_git(PUBLISHED, PUBLISHED_GIT_ROUNDS)]
     cases += [measure_expected_kl(KL_ROUNDS)]
-    record = {"name": "invariance_transfer", "machine": study.processor(), "cases": cases}
-    path = paths.ROOT / "benchmarks" / "results" / "invariance_transfer.json"
-    replace_file(path, (json.dumps(record, indent=1) + "\n").encode())
+    path = study.save_benchmark("invariance_transfer", cases)
     print(f"Written to {path}.")
 
 

@@ -29,8 +29,8 @@ from nuisance.metrics.expected_kl import expected_kl
 from nuisance.models.heads import CosineHead
 from nuisance.models.resnet import CifarResNet
 from nuisance.models.small_cnn import SmallCNN
-from nuisance.seeding import generator
-from nuisance.training import fit
+from nuisance.seeding import generator, seed_weights
+from nuisance.training import fit, in_parts
 
 Transfer = Literal["below", "all", "ramp"]
 
@@ -106,7 +106,7 @@ def train_judge(
     if nuisance != NATURAL:
         pixels = TRANSFORMS[nuisance](images.pixels, generator=generator(0, _JUDGE))
         images = Images(pixels, images.labels)
-    _seed_weights(0, _JUDGE)
+    seed_weights(0, _JUDGE)
     epochs, size = settings["judge_epochs"], 64
     net = _judge(images, len(sets.tail.class_sizes)).to(device)
     method = Supervised(net, steps=epochs * (len(images) // size), learning_rate=3e-3)
@@ -349,7 +349,7 @@ def _classifier(
 ) -> LongTailedClassifier:
     pixels, classes = sets.tail.images.pixels, len(sets.tail.order)
     width = settings["width"]
-    _seed_weights(seed, _WEIGHTS)
+    seed_weights(seed, _WEIGHTS)
     net = CifarResNet(
         blocks=settings["blocks"],
         widths=(width, 2 * width, 4 * width),
@@ -405,10 +405,9 @@ def _judge(images: Images, classes: int) -> SmallCNN:
     return net.to(memory_format=torch.channels_last)
 
 
-@torch.no_grad()
 def _predicted(predict: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
     """The classes that are predicted for bytes ``[n, c, h, w]``."""
-    return torch.cat([predict(part).argmax(1) for part in pixels.split(500)])
+    return in_parts(predict, pixels).argmax(1)
 
 
 def _first_of_each(images: Images, order: list[int], count: int) -> Images:
@@ -423,7 +422,3 @@ def _first_of_each(images: Images, order: list[int], count: int) -> Images:
 def _purpose(seed: int, purpose: int) -> int:
     """A seed for one purpose, from that of the run."""
     return int(torch.randint(2**31, (), generator=generator(seed, purpose)))
-
-
-def _seed_weights(seed: int, purpose: int) -> None:
-    torch.manual_seed(_purpose(seed, purpose))
