@@ -1,0 +1,300 @@
+"""Training on natural transformations: images edited along directions of a generator's latent space.
+
+NaTra (Wang et al. 2021, arXiv 2105.04070). That attributes which do not belong to the class are manipulated, to imitate
+real variation, and that the transformed images augment an adversarial training, is what the abstract says. The
+objective is our inference; with x the image, w its latent, U the kept directions and f the classifier,
+
+    (1 - rho) CE(f(x), y)  +  rho max_c CE(f(x'(c)), y),     x'(c) = clip(G(w + U c) + x - G(w)),  |c|_inf <= a.
+
+x - G(w) is what the generator could not draw; added back, it keeps the image's detail. Chapter:
+`sec-natural-transformation`. Peers: `nuisance.methods.pixel_attack`.
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nuisance.data.images import Images
+from nuisance.errors import InputError, ParameterError
+from nuisance.methods.directions import Directions, LossWatch, batch_latents, require_directions
+from nuisance.methods.inversion import SplitGenerator, frozen
+from nuisance.methods.supervised import Supervised
+from nuisance.seeding import generator as stream
+
+Choice = Literal["random", "worst"]
+
+_EDITS = 1  # purpose of the random streams
+
+
+class MixedTraining(Supervised):
+    """A network trained on images and on changed versions of them: (1 - rho) CE(clean) + rho CE(changed).
+
+    Both go through the network in one pass, so that batch norm sees them as one batch; with rho = 1 the clean ones
+    are left out. Adam, its learning rate falling linearly to zero, as `Supervised`.
+
+    Parameters
+    ----------
+    net : images ``[b, c, h, w]`` in [0, 1] -> logits.
+    steps : number of steps of the whole training.
+    rho : above 0, up to 1.
+
+    Raises
+    ------
+    ParameterError
+        If rho is outside its range.
+    """
+
+    def __init__(self, net: nn.Module, *, steps: int, learning_rate: float, rho: float) -> None:
+        super().__init__(net, steps=steps, learning_rate=learning_rate)
+        if not 0 < rho <= 1:
+            raise ParameterError(
+                f"rho is {rho:g} but must be above 0, up to 1; train without changes by Supervised."
+            )
+        self.rho = rho
+        self.watch = LossWatch()
+
+    def changed(self, batch: Images) -> Tensor:
+        """The changed images of a batch, floats ``[b, c, h, w]`` in [0, 1], without a gradient."""
+        raise NotImplementedError
+
+    def update(self, batch: Images) -> dict[str, Tensor]:
+        """One step.
+
+        Raises
+        ------
+        ParameterError
+            If a loss was not finite, at the latest `nuisance.methods.directions.CHECK_EVERY` steps later.
+        """
+        changed = self.changed(batch)
+        if self.rho < 1:
+            logits = self.net(torch.cat([scaled(batch), changed]))
+            clean_loss = F.cross_entropy(logits[: len(batch)], batch.labels)
+            changed_loss = F.cross_entropy(logits[len(batch) :], batch.labels)
+            loss = (1 - self.rho) * clean_loss + self.rho * changed_loss
+            losses = {"clean_loss": clean_loss.detach(), "changed_loss": changed_loss.detach()}
+        else:
+            loss = F.cross_entropy(self.net(changed), batch.labels)
+            losses = {"changed_loss": loss.detach()}
+        optimizer = self.optimizers["net"]
+        optimizer.zero_grad()
+        loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = self.learning_rate * (1 - self.steps_done / self.steps)
+        optimizer.step()
+        self.watch.add(self.steps_done, losses)
+        self.steps_done += 1
+        return losses
+
+    def end_epoch(self, epoch: int) -> None:
+        """Look whether the losses have stayed finite, see `update`."""
+        self.watch.check()
+
+
+class NaturalTransformation(MixedTraining):
+    """A network trained on images and on their edits along latent directions.
+
+    The edit is chosen for every image: one draw of a direction k and an amplitude in U(-a, a) (``"random"``), or the
+    one of several such draws at which the network, in eval mode, has the largest loss, then improved, if so wished, by
+    sign-gradient steps on all coefficients at once (``"worst"``). The first draw is the random choice's, so that at
+    equal weights the worst choice is never below it.
+
+    Parameters
+    ----------
+    generator : G, on the images' device. It stays as it is, and out of the method's state.
+    directions : U, those kept; one or more.
+    amplitude : a, above 0.
+    choice : ``"random"`` or ``"worst"``.
+    draws : of the worst choice, 1 or more.
+    ascent_steps : sign-gradient steps after the draws, 0 for none.
+    rho : the share of the edits in the loss. 0.5 is ours.
+    seed : of the random numbers, which depend on it and on the step alone.
+    others : as `MixedTraining`.
+
+    Raises
+    ------
+    InputError
+        If the directions do not fit the generator.
+    ParameterError
+        If there is no direction, or a number is outside its range.
+    """
+
+    vectors: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        generator: SplitGenerator,
+        directions: Directions,
+        *,
+        steps: int,
+        learning_rate: float,
+        amplitude: float,
+        choice: Choice = "worst",
+        draws: int = 4,
+        ascent_steps: int = 0,
+        rho: float = 0.5,
+        seed: int,
+    ) -> None:
+        super().__init__(net, steps=steps, learning_rate=learning_rate, rho=rho)
+        if not len(directions):
+            raise ParameterError(
+                "There is no direction to edit along; keep some, see Kept.note for why none is."
+            )
+        require_directions(directions, generator.latent)
+        if not 0 < amplitude < float("inf"):
+            raise ParameterError(f"amplitude is {amplitude:g} but must be above 0.")
+        if choice not in get_args(Choice):
+            raise ParameterError(f"choice is {choice!r} but must be one of {', '.join(get_args(Choice))}.")
+        if draws < 1 or ascent_steps < 0:
+            raise ParameterError(
+                f"draws is {draws} and ascent_steps {ascent_steps}, but the one must be 1 or more, the other 0 or more."
+            )
+        self._outside = (generator,)  # in a tuple, where nn.Module does not take it for a part of its own
+        self.amplitude, self.choice, self.draws = amplitude, choice, draws
+        self.ascent_steps, self.seed = ascent_steps, seed
+        self.register_buffer("vectors", directions.vectors, persistent=False)
+
+    @torch.no_grad()
+    def changed(self, batch: Images) -> Tensor:
+        """The edits of a batch, see the class.
+
+        Parameters
+        ----------
+        batch : with the attribute ``latent``, floats ``[b, d]``; and, to save their computation in every step,
+            ``residual``, floats ``[b, c, h, w]``: what the latents leave of the images, x - G(w).
+
+        Raises
+        ------
+        InputError
+            If the latents are missing or not of the generator's size, or the images are of another size than its.
+        """
+        (generator,) = self._outside
+        latents = batch_latents(batch, generator.latent)
+        with frozen(generator, self.net):
+            residual = batch.attributes.get("residual")
+            if residual is None:
+                residual = leftover(generator, latents, scaled(batch))
+
+            def edit(coefficients: Tensor) -> Tensor:
+                return edited(generator, latents + coefficients @ self.vectors.T, residual)
+
+            def loss(coefficients: Tensor) -> Tensor:
+                return F.cross_entropy(self.net(edit(coefficients)), batch.labels, reduction="none")
+
+            return edit(self.coefficients(loss, len(batch)))
+
+    def coefficients(self, loss: Callable[[Tensor], Tensor], count: int) -> Tensor:
+        """c for ``count`` images, ``[count, K]``; ``loss`` as `worst_coefficients` takes it."""
+        random = stream(self.seed, _EDITS, self.steps_done)
+        candidates = [
+            draw_coefficients(count, self.vectors.shape[1], amplitude=self.amplitude, generator=random).to(
+                self.vectors.device
+            )
+            for _ in range(1 if self.choice == "random" else self.draws)
+        ]
+        if self.choice == "random":
+            return candidates[0]
+        worst, _ = worst_coefficients(
+            loss, candidates, amplitude=self.amplitude, ascent_steps=self.ascent_steps
+        )
+        return worst
+
+
+def draw_coefficients(count: int, directions: int, *, amplitude: float, generator: torch.Generator) -> Tensor:
+    """For each image one direction, drawn from all, and its amplitude, drawn from U(-amplitude, amplitude).
+
+    Returns
+    -------
+    Floats ``[count, directions]`` on the CPU, one entry of a row not 0.
+    """
+    chosen = torch.randint(directions, (count,), generator=generator)
+    sizes = (2 * torch.rand(count, generator=generator) - 1) * amplitude
+    return F.one_hot(chosen, directions) * sizes[:, None]
+
+
+def worst_coefficients(
+    loss: Callable[[Tensor], Tensor], candidates: list[Tensor], *, amplitude: float, ascent_steps: int
+) -> tuple[Tensor, Tensor]:
+    """For every image the coefficients of the largest loss seen: of the candidates, then on the way up from there.
+
+    A step adds a / ``ascent_steps`` to each coefficient with the sign of its gradient and cuts it off at a, so that every
+    corner of the box can be reached from its centre. The best ever seen is kept: it is at least the first candidate's.
+
+    Parameters
+    ----------
+    loss : from coefficients ``[n, K]`` to losses ``[n]``, differentiable, and the images independent of each other.
+    candidates : one or more ``[n, K]``, within [-a, a].
+    amplitude : a.
+    ascent_steps : 0 for the best of the candidates.
+
+    Returns
+    -------
+    Coefficients ``[n, K]`` and their losses ``[n]``, without gradients. A loss that is not a number is never the largest.
+    """
+    best, largest = candidates[0], torch.full_like(candidates[0][:, 0], -torch.inf)
+
+    def keep_better(tried: Tensor, losses: Tensor) -> None:
+        nonlocal best, largest
+        better = losses > largest
+        best, largest = torch.where(better[:, None], tried, best), torch.where(better, losses, largest)
+
+    with torch.no_grad():
+        for candidate in candidates:
+            keep_better(candidate, loss(candidate))
+    current = best
+    for _ in range(ascent_steps):
+        with torch.enable_grad():
+            current = current.detach().requires_grad_()
+            losses = loss(current)
+            (gradient,) = torch.autograd.grad(losses.sum(), current)
+        with torch.no_grad():
+            keep_better(current.detach(), losses.detach())
+            step = amplitude / ascent_steps
+            current = (current + step * gradient.sign()).clamp(-amplitude, amplitude)
+    if ascent_steps:
+        with torch.no_grad():
+            keep_better(current, loss(current))
+    return best, largest
+
+
+def edited(generator: SplitGenerator, latents: Tensor, residual: Tensor) -> Tensor:
+    """clip(G(latents) + residual), images ``[b, c, h, w]`` in [0, 1].
+
+    Raises
+    ------
+    InputError
+        If the residual is not of the images' shape.
+    """
+    drawn = generator(latents)
+    _require_alike(drawn, residual, "residuals")
+    return (drawn + residual).clamp(0, 1)
+
+
+@torch.no_grad()
+def leftover(generator: SplitGenerator, latents: Tensor, images: Tensor) -> Tensor:
+    """x - G(w), what the latents leave of images ``[b, c, h, w]`` in [0, 1].
+
+    Raises
+    ------
+    InputError
+        If the images are not of the shape that the generator draws.
+    """
+    drawn = generator(latents)
+    _require_alike(drawn, images, "images")
+    return images - drawn
+
+
+def scaled(batch: Images) -> Tensor:
+    """The images as floats in [0, 1]."""
+    return batch.pixels.float().div_(255)
+
+
+def _require_alike(drawn: Tensor, given: Tensor, what: str) -> None:
+    if drawn.shape != given.shape:
+        raise InputError(
+            f"The {what} are {list(given.shape)} but the generator draws {list(drawn.shape)}; "
+            "take a generator of the images' channels and size."
+        )
