@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+from collections import defaultdict
 
 import pytest
 import torch
@@ -14,7 +15,6 @@ from nuisance.files import Checkpoint
 from nuisance.methods import vae_gan
 from nuisance.methods.vae_gan import (
     BETAS,
-    TERMS,
     VAEGAN,
     adversarial_loss,
     discriminator_loss,
@@ -181,10 +181,8 @@ def test_networks_come_back_from_their_files(tmp_path):
     decoder, encoder = drawn(LatentGenerator, **SMALL), drawn(ImageEncoder, **SMALL)
     save_network(decoder, tmp_path / "new" / "decoder.pt")
     save_network(encoder, tmp_path / "encoder.pt")
-    again, encoder_again = (
-        load_generator(tmp_path / "new" / "decoder.pt"),
-        load_encoder(tmp_path / "encoder.pt"),
-    )
+    again = load_generator(tmp_path / "new" / "decoder.pt")
+    encoder_again = load_encoder(tmp_path / "encoder.pt")
     x = torch.rand(2, 3, 8, 8, generator=generator(1))
     assert torch.equal(encoder_again(x), encoder(x))
     assert torch.equal(again(encoder(x)), decoder(encoder(x)))
@@ -306,7 +304,7 @@ def plain_adam(method):
 def plain_step(method, pixels, noise, mixing):
     """A step from the equations, an image at a time and a loss at a time; changes ``method``."""
     optimizers = plain_adam(method)
-    found = dict.fromkeys(TERMS, 0.0)
+    found = defaultdict(float)
     count, numbers = len(pixels), pixels[0].numel()
     judge = method.discriminator
     mean, log_variance = method.encoder.posterior(pixels.double() / 255)
@@ -321,14 +319,13 @@ def plain_step(method, pixels, noise, mixing):
             mean, log_variance = method.encoder.posterior(x)
             deviation = log_variance.exp().sqrt()
             copied, sample = method.generator(mean + deviation * own), method.generator(other[None])
+            real, fakes = judge(x).sigmoid(), torch.cat([judge(copied), judge(sample)]).sigmoid()
             terms = {
                 "pixel_loss": ((copied - x) ** 2).mean(),
                 "kl": ((mean**2 + deviation**2 - log_variance - 1) / 2).sum(),
                 "feature_loss": ((judge.features(copied) - judge.features(x)) ** 2).mean(),
-                "adversarial_loss": -(judge(copied).sigmoid().log() + judge(sample).sigmoid().log()).sum()
-                / 2,
-                "discriminator_loss": -judge(x).sigmoid().log().sum()
-                - ((1 - judge(copied).sigmoid()).log() + (1 - judge(sample).sigmoid()).log()).sum() / 2,
+                "adversarial_loss": -fakes.log().sum() / 2,
+                "discriminator_loss": -real.log().sum() - (1 - fakes).log().sum() / 2,
             }
             if whose == "autoencoder":
                 loss = terms["pixel_loss"] + 2 * 0.5 / numbers * terms["kl"]
@@ -426,9 +423,10 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path):
 
 
 def test_a_term_that_is_not_finite_is_named_with_its_step(monkeypatch):
-    method, images = make(), random_images(4)
-    method.update(images)
-    method.end_epoch(0)
+    stopped, method, images = make(), make(), random_images(4)
+    stopped.update(images)
+    stopped.end_epoch(0)
+    method.load_training_state(stopped.training_state())  # a training that goes on counts on
     method.update(images)
     with torch.no_grad():  # the variances alone, which are not the first term either
         method.encoder.out.bias[3:].fill_(-math.inf)
@@ -436,7 +434,7 @@ def test_a_term_that_is_not_finite_is_named_with_its_step(monkeypatch):
     with pytest.raises(ParameterError, match=r"kl is not finite at step 2 .*smaller learning_rate"):
         method.end_epoch(1)
 
-    monkeypatch.setattr(vae_gan, "CHECK_EVERY", 2)
+    monkeypatch.setattr("nuisance.training.CHECK_EVERY", 2)
     with torch.no_grad():
         method.encoder.out.bias[:3].fill_(math.nan)
     method.update(images)

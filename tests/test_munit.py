@@ -370,9 +370,10 @@ def test_a_batch_that_cannot_be_halved_is_refused(number):
 
 
 def test_a_loss_that_is_not_finite_is_named_with_its_step(monkeypatch):
-    method, images = make(), random_images(4)
-    method.update(images)
-    method.end_epoch(0)
+    stopped, method, images = make(), make(), random_images(4)
+    stopped.update(images)
+    stopped.end_epoch(0)
+    method.load_training_state(stopped.training_state())  # a training that goes on counts on
     method.update(images)
     with torch.no_grad():  # only the reconstruction uses an image's own style
         method.generators[0].style.out.bias.fill_(math.nan)
@@ -380,7 +381,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step(monkeypatch):
     with pytest.raises(ParameterError, match=r"image_loss is not finite at step 2 .*smaller learning_rate"):
         method.end_epoch(1)
 
-    monkeypatch.setattr(munit, "CHECK_EVERY", 2)
+    monkeypatch.setattr("nuisance.training.CHECK_EVERY", 2)
     method.update(images)  # by now all weights are
     with pytest.raises(ParameterError, match="discriminator_loss is not finite at step 3"):
         method.update(images)

@@ -10,7 +10,6 @@ from torchvision.transforms import v2
 
 from nuisance.data.images import Images
 from nuisance.errors import InputError, ParameterError
-from nuisance.methods import directions as module
 from nuisance.methods.directions import Directions
 from nuisance.methods.long_tailed import RandAugmentation
 from nuisance.methods.natural_transformation import (
@@ -185,14 +184,23 @@ def test_one_draw_without_ascent_is_the_random_choice():
 
 
 def test_the_search_leaves_classifier_and_generator_as_they_were():
-    method = natural(ascent_steps=2)
-    (waves,) = method._outside
-    before = copy.deepcopy(method.state_dict())
-    method.train()
+    class Normed(Waves):
+        """Would move in training mode."""
+
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(D)
+
+        def forward(self, w):
+            return super().forward(self.norm(w))
+
+    method = NaturalTransformation(network(), Normed(), directions(), ascent_steps=2, **SETTINGS)
+    networks = nn.ModuleList([method, *method._outside]).train()
+    before = copy.deepcopy(networks.state_dict())
     method.changed(images())
-    assert all(part.training for part in method.modules())
-    assert all(weight.requires_grad and weight.grad is None for weight in [*method.parameters(), waves.maps])
-    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+    assert all(part.training for part in networks.modules())
+    assert all(weight.requires_grad and weight.grad is None for weight in networks.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in networks.state_dict().items())
 
 
 # training
@@ -290,9 +298,8 @@ def test_a_resumed_training_ends_at_the_same_bits(kind):
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_step_and_term(monkeypatch):
-    method = natural(
-        nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), choice="random"
-    )  # no batch norm: it would spread
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))  # a batch norm would spread what is not finite
+    method = natural(linear, choice="random")
     method.update(images())
     broken = images().with_attributes(latent=torch.full((16, D), torch.inf))
     method.update(broken)
@@ -300,7 +307,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_term(monkeypatch):
         ParameterError, match=r"The changed_loss is not finite at step 1 \(from 0\); train with"
     ):
         method.end_epoch(0)
-    monkeypatch.setattr(module, "CHECK_EVERY", 2)
+    monkeypatch.setattr("nuisance.training.CHECK_EVERY", 2)
     pixels = PixelAdversary(network(), steps=10, learning_rate=1e-2, epsilon=0.1, seed=0)
     pixels.update(images())
     with torch.no_grad():
@@ -348,18 +355,20 @@ def attack(net, batch, **settings):
 
 def test_the_attack_stays_within_epsilon_and_raises_the_loss():
     batch, net = images(40), network()
-    x = batch.pixels / 255
+    x, weights = batch.pixels / 255, copy.deepcopy(net.state_dict())
     found = attack(net, batch)
     assert (found - x).abs().max() <= 0.1 + 1e-6
     assert 0 <= found.min() <= found.max() <= 1
     start = attack(net, batch, steps=0)
     assert 0.09 < (start - x).abs().max() <= 0.1 + 1e-6
     assert (start - x).abs().mean().item() == pytest.approx(0.05, abs=0.005)  # some are cut off at 0 and 1
+    assert (start - x).mean().abs() < 0.005
     before, after = losses(net, x, batch.labels), losses(net, found, batch.labels)
     assert (after > before).all()
     assert after.mean() > losses(net, start, batch.labels).mean() + 0.05
     assert net.training
     assert all(weight.grad is None for weight in net.parameters())
+    assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
 
 
 def test_the_attack_of_a_linear_network_reaches_the_corner():
@@ -385,9 +394,8 @@ def test_the_pixel_adversary_attacks_its_own_network_anew_in_every_step():
     assert (method.attack_steps, method.step_size, method.rho) == (7, 0.02, 1.0)
     first = method.changed(batch)
     assert torch.equal(method.changed(batch), first)
-    assert (
-        losses(method.net, first, batch.labels) > losses(method.net, batch.pixels / 255, batch.labels)
-    ).all()
+    before = losses(method.net, batch.pixels / 255, batch.labels)
+    assert (losses(method.net, first, batch.labels) > before).all()
     method.steps_done = 1
     assert not torch.equal(method.changed(batch), first)
     for wrong in ({"epsilon": 0.0}, {"epsilon": 1.1}, {"step_size": 0.0}, {"attack_steps": 0}):

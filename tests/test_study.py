@@ -152,6 +152,23 @@ def test_equal_cases_are_computed_once(capsys):
     assert "2 of 2 parts finished" in capsys.readouterr().err
 
 
+def cube(x):
+    return x**3
+
+
+def test_parts_of_several_functions_come_by_function_and_in_the_order_of_their_cases(capsys):
+    squares, none, cubes = start().together(
+        (square, [{"x": 3, "seed": 0}, {"x": 2, "seed": 0}, {"x": 3, "seed": 0}]),
+        (cube, []),
+        (cube, [{"x": 2}]),
+    )
+    assert [part["square"] for part in squares] == [9, 4, 9]
+    assert none == [] and cubes == [8]
+    shown = capsys.readouterr().err
+    assert "square and cube and cube: 3 of 3 parts finished" in shown
+    assert "s for cube" in shown and "s for 2" in shown
+
+
 def failing(x):
     if x == 1:
         raise ValueError("one is impossible")

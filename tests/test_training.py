@@ -7,7 +7,7 @@ from nuisance.data.images import Images
 from nuisance.errors import ParameterError
 from nuisance.files import Checkpoint
 from nuisance.seeding import deterministic, generator, seed_weights
-from nuisance.training import Method, Selection, fit, in_parts
+from nuisance.training import LossWatch, Method, Selection, fit, in_parts
 
 
 class Recorder(Method):
@@ -162,3 +162,22 @@ def test_in_parts_is_the_whole_without_gradients():
     assert found.tolist() == [0, 2, 4, 6, 8, 10, 12]
     assert sizes == [3, 3, 1]
     assert not found.requires_grad
+
+
+def test_losses_are_looked_at_together_and_the_first_that_is_not_finite_is_named(monkeypatch):
+    monkeypatch.setattr("nuisance.training.CHECK_EVERY", 3)
+
+    def losses(a, b):
+        return {"a": torch.tensor(a), "b": torch.tensor(b)}
+
+    watch = LossWatch()
+    watch.add(5, losses(1.0, 2.0))
+    watch.check()
+    watch.check()
+    watch.add(6, losses(1.0, 2.0))
+    watch.add(7, losses(1.0, float("inf")))
+    with pytest.raises(ParameterError, match=r"The b is not finite at step 7 .*; train with a smaller"):
+        watch.add(8, losses(float("nan"), 2.0))
+    watch.add(9, losses(float("-inf"), float("nan")))
+    with pytest.raises(ParameterError, match="The a is not finite at step 9"):
+        watch.check()

@@ -151,31 +151,39 @@ class Run:
         of the notebook's own will do too; whatever it needs must come in through its arguments, which must be
         plain values.
         """
+        (found,) = self.together((function, cases))
+        return found
+
+    def together(
+        self, *work: tuple[Callable[..., Any], Sequence[Mapping[str, Any]]]
+    ) -> tuple[list[Any], ...]:
+        """The `parts` of several functions that do not need each other, side by side, so that no core waits.
+
+        They are begun in the order given: the longest should come first.
+        """
+        calls = [(function, case) for function, cases in work for case in cases]
         device = self.parameters.device
-        keys = [store.part_key(function, case, self._data, device) for case in cases]
-        progress = _Progress(function.__name__, len(set(keys)))
+        keys = [store.part_key(function, case, self._data, device) for function, case in calls]
+        progress = _Progress(" and ".join(function.__name__ for function, _ in work), len(set(keys)))
         finished = {key: part for key in dict.fromkeys(keys) if (part := store.find(key)) is not None}
         progress.show(len(finished), f"{len(finished)} found in the store")
         missing = list({key: i for i, key in enumerate(keys) if key not in finished}.values())
-        scalar = (str, int, float, bool)
-        varying = [
-            name
-            for name, value in (cases[0] if cases else {}).items()
-            if isinstance(value, scalar) and any(case[name] != value for case in cases)
-        ]
+        labels = [label for function, cases in work for label in _labels(function, cases)]
         workers = min(store.cores(), len(missing)) if device == "cpu" else 1
         if missing:
-            code = store.code_digest(function)
-            fixed = (code, os.getpid())
-            jobs = (joblib.delayed(_indexed)(i, function, cases[i], keys[i], *fixed) for i in missing)
+            codes = {function: store.code_digest(function) for function, _ in work}
+            jobs = (
+                joblib.delayed(_indexed)(i, *calls[i], keys[i], codes[calls[i][0]], os.getpid())
+                for i in missing
+            )
             with joblib.Parallel(n_jobs=workers, return_as="generator_unordered") as parallel:
                 for i, part in parallel(jobs):
                     finished[keys[i]] = part
-                    what = ", ".join(str(cases[i][name]) for name in varying)
-                    progress.show(len(finished), f"{part.seconds:.1f} s for {what}")
+                    progress.show(len(finished), f"{part.seconds:.1f} s for {labels[i]}")
         progress.close()
         self._seconds += sum(part.seconds for part in finished.values())
-        return [finished[key].value for key in keys]
+        values = iter(finished[key].value for key in keys)
+        return tuple([next(values) for _ in cases] for _, cases in work)
 
     def record(self, **numbers: float) -> None:
         """Record numbers for the results file, the tests, and the book's prose (by `myst_nb.glue`)."""
@@ -306,6 +314,17 @@ def row(
     """A row of `Run.table`."""
     ends = {"value": interval.value, "low": interval.low, "high": interval.high}
     return {"method": method, "setting": setting, "metric": metric, **ends, "printed": printed}
+
+
+def _labels(function: Callable[..., Any], cases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What tells each case from the others, or the function's name where nothing does."""
+    scalar = (str, int, float, bool)
+    varying = [
+        name
+        for name, value in (cases[0] if cases else {}).items()
+        if isinstance(value, scalar) and any(case[name] != value for case in cases)
+    ]
+    return [", ".join(str(case[name]) for name in varying) or function.__name__ for case in cases]
 
 
 def _indexed(

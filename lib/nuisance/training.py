@@ -13,6 +13,9 @@ from nuisance.data.images import Images
 from nuisance.errors import ParameterError
 from nuisance.files import Checkpoint
 
+CHECK_EVERY = 100
+"""So many steps' losses are looked at together, since every look waits for the device."""
+
 
 class Method(nn.Module):
     """Something that is trained: ``update(batch) -> dict`` steps once, ``predict(pixels)`` uses it.
@@ -47,6 +50,36 @@ class Method(nn.Module):
         for name, optimizer in self.optimizers.items():
             # PyTorch would take the momenta as they are: two methods that load one state would then share them
             optimizer.load_state_dict(deepcopy(state["optimizers"][name]))
+
+
+class LossWatch:
+    """Gathers the losses of a training, and stops it where one was not finite, without a wait at every step."""
+
+    def __init__(self) -> None:
+        self._unchecked: list[tuple[int, dict[str, Tensor]]] = []
+
+    def add(self, step: int, losses: dict[str, Tensor]) -> None:
+        """Losses of a step, detached, by name; those of every `CHECK_EVERY` steps are looked at, see `check`."""
+        self._unchecked.append((step, losses))
+        if len(self._unchecked) >= CHECK_EVERY:
+            self.check()
+
+    def check(self) -> None:
+        """Look at the losses that have been gathered since the last time.
+
+        Raises
+        ------
+        ParameterError
+            If one is not finite: with the first such step, and the first such loss of it.
+        """
+        unchecked, self._unchecked = self._unchecked, []
+        gathered = [(step, name, loss) for step, losses in unchecked for name, loss in losses.items()]
+        finite = torch.stack([loss for _, _, loss in gathered]).isfinite().tolist() if gathered else []
+        if not all(finite):
+            step, name, _ = gathered[finite.index(False)]
+            raise ParameterError(
+                f"The {name} is not finite at step {step} (from 0); train with a smaller learning_rate."
+            )
 
 
 @torch.no_grad()

@@ -6,6 +6,10 @@ partition; the groups are those of Sagawa et al. (ICLR 2020).
 
 from pathlib import Path
 
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
+
 from nuisance.data.groups import Listed, read_listed
 from nuisance.data.images import Images
 from nuisance.data.photos import Prepare
@@ -32,6 +36,15 @@ def lists_of(folder: Path) -> list[Path]:
         if not path.is_file():
             raise DataError(f"{path} is missing; put CelebA's official lists there.")
     return paths
+
+
+CROP = 178
+"""The side of the square that is cut from the middle of the aligned images, 178 x 218: their whole width."""
+
+
+def prepare_face(image: Image.Image, *, side: int) -> Tensor:
+    """The middle square of an aligned image, as group DRO's released code cuts it: uint8 ``[3, side, side]``."""
+    return pil_to_tensor(resize(center_crop(image.convert("RGB"), CROP), [side, side]))
 
 
 def load_celeba(

@@ -80,10 +80,8 @@ def brighten(pixels: Tensor, amount: float, generator: torch.Generator) -> Tenso
 
 def flatten(pixels: Tensor, amount: float, generator: torch.Generator) -> Tensor:
     """Move every pixel by the share ``amount`` of the way to the image's mean (of its grey version): less contrast."""
-    faded = tv.adjust_contrast(
-        pixels.float() / 255, 1 - amount
-    )  # of bytes, torchvision's would be rounded down
-    return _to_bytes(faded)
+    # of bytes, torchvision's would be rounded down
+    return _to_bytes(tv.adjust_contrast(pixels.float() / 255, 1 - amount))
 
 
 def blur(pixels: Tensor, amount: float, generator: torch.Generator) -> Tensor:
@@ -95,10 +93,8 @@ def blur(pixels: Tensor, amount: float, generator: torch.Generator) -> Tensor:
 
 def add_noise(pixels: Tensor, amount: float, generator: torch.Generator) -> Tensor:
     """Add Gaussian noise with the standard deviation ``amount`` of the full range to every value."""
-    noise = torch.randn(pixels.shape, generator=generator).to(
-        pixels.device
-    )  # torchvision's takes no generator
-    return _to_bytes(pixels / 255 + amount * noise)
+    noise = torch.randn(pixels.shape, generator=generator)  # torchvision's takes no generator
+    return _to_bytes(pixels / 255 + amount * noise.to(pixels.device))
 
 
 def thicken(pixels: Tensor, amount: float, generator: torch.Generator) -> Tensor:

@@ -37,9 +37,6 @@ HARD = {"garments_outdoors": 2, "waterbirds": 2, "celeba": 3}
 OTHERS, WIDTH = 8, 16
 """Classes that the small network is trained on beforehand, and its width."""
 
-CELEBA_CROP = 178
-"""Side of the square that is cut from the middle of CelebA's aligned images, in pixels."""
-
 
 class Features(nn.Module):
     """The embedding of a network that has one: images ``[b, 3, h, w]`` in [0, 1] -> ``[b, dimensions]``."""
@@ -102,9 +99,9 @@ def _read(
 
 def _prepare(dataset: str, size: int, image: Image.Image) -> Tensor:
     """As group DRO's released code does: uint8 ``[3, size, size]``."""
-    image = image.convert("RGB")
     if dataset == "celeba":
-        return pil_to_tensor(resize(center_crop(image, CELEBA_CROP), [size, size]))
+        return celeba.prepare_face(image, side=size)
+    image = image.convert("RGB")
     larger = round(size * 256 / 224)
     return pil_to_tensor(center_crop(resize(image, [larger, larger]), size))
 

@@ -15,14 +15,12 @@ from torch import Tensor, nn
 
 from nuisance.data.images import Images
 from nuisance.errors import InputError, ParameterError
-from nuisance.methods.inversion import SplitGenerator, frozen
+from nuisance.methods.inversion import SplitGenerator, frozen, require_latents
 from nuisance.seeding import generator as stream
-from nuisance.training import Method
+from nuisance.training import LossWatch, Method, in_parts
 
 PIECE = 256
 """So many images are drawn at once, which bounds the memory."""
-CHECK_EVERY = 100
-"""So many steps' losses are looked at together, since every look waits for the device."""
 
 _ROTATION, _SHIFTS = 1, 2  # purposes of random streams
 
@@ -165,7 +163,7 @@ class LearnedDirections(Method):
         InputError
             If the latents are missing or not of the generator's size.
         ParameterError
-            If a loss was not finite, at the latest `CHECK_EVERY` steps later.
+            If a loss was not finite, at the latest `nuisance.training.CHECK_EVERY` steps later.
         """
         (generator,) = self._outside
         latents = batch_latents(batch, generator.latent)
@@ -265,7 +263,7 @@ def keep_directions(
     if not 0 < amplitude < float("inf"):
         raise ParameterError(f"amplitude is {amplitude:g} but must be above 0.")
     require_directions(directions, generator.latent)
-    _require_latents(latents, generator.latent)
+    require_latents(latents, generator.latent)
     changes = torch.zeros(len(directions), device=latents.device)
     flips = torch.zeros_like(changes)
     with frozen(generator):
@@ -353,7 +351,7 @@ def describe_direction(
         If the amplitudes are all alike.
     """
     require_directions(Directions(direction.reshape(-1, 1)), generator.latent)
-    _require_latents(latents, generator.latent)
+    require_latents(latents, generator.latent)
     if amplitudes.ndim != 1 or len(amplitudes.unique()) < 2:
         raise ParameterError(
             f"amplitudes is {amplitudes.tolist()} but must name two or more different ones in a row."
@@ -361,7 +359,7 @@ def describe_direction(
     measured: dict[str, list[Tensor]] = {}
     with frozen(generator):
         for amplitude in amplitudes.tolist():
-            drawn = torch.cat([generator(w + amplitude * direction) for w in latents.split(PIECE)])
+            drawn = in_parts(generator, latents + amplitude * direction, PIECE)
             for name, values in image_attributes(drawn).items():
                 measured.setdefault(name, []).append(values.double())
     steps = (amplitudes.double() - amplitudes.double().mean()).to(latents.device)
@@ -374,40 +372,6 @@ def describe_direction(
         correlations[name] = 0.0 if still else joint.item()
     strongest = max(correlations, key=lambda name: abs(correlations[name]))
     return Description(correlations, strongest if correlations[strongest] else None)
-
-
-class LossWatch:
-    """Gathers losses, and stops a training of which one was not finite, without waiting for the device at each step."""
-
-    def __init__(self) -> None:
-        self._unchecked: list[tuple[int, dict[str, Tensor]]] = []
-
-    def add(self, step: int, losses: dict[str, Tensor]) -> None:
-        """Losses of a step, detached, by name; every `CHECK_EVERY` steps all are looked at, see `check`."""
-        self._unchecked.append((step, losses))
-        if len(self._unchecked) >= CHECK_EVERY:
-            self.check()
-
-    def check(self) -> None:
-        """Look at the losses that have been gathered since the last time.
-
-        Raises
-        ------
-        ParameterError
-            If one is not finite: with the first such step, and the term.
-        """
-        unchecked, self._unchecked = self._unchecked, []
-        if (
-            not unchecked
-            or torch.stack([loss for _, losses in unchecked for loss in losses.values()]).isfinite().all()
-        ):
-            return
-        step, term = next(
-            (step, term) for step, losses in unchecked for term, loss in losses.items() if not loss.isfinite()
-        )
-        raise ParameterError(
-            f"The {term} is not finite at step {step} (from 0); train with a smaller learning_rate."
-        )
 
 
 def batch_latents(batch: Images, dimensions: int) -> Tensor:
@@ -424,7 +388,7 @@ def batch_latents(batch: Images, dimensions: int) -> Tensor:
             "The images have no attribute 'latent'; encode them first and add it with "
             "images.with_attributes(latent=...)."
         )
-    _require_latents(latents, dimensions)
+    require_latents(latents, dimensions)
     return latents
 
 
@@ -434,12 +398,4 @@ def require_directions(directions: Directions, dimensions: int) -> None:
         raise InputError(
             f"The directions are {list(directions.vectors.shape)} but the generator takes latents of {dimensions} "
             "numbers; find directions of this generator."
-        )
-
-
-def _require_latents(latents: Tensor, dimensions: int) -> None:
-    if latents.ndim != 2 or latents.shape[1] != dimensions or not len(latents):
-        raise InputError(
-            f"The latents are {list(latents.shape)} but the generator takes [n, {dimensions}]; "
-            "encode the images for this generator."
         )

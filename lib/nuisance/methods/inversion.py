@@ -173,7 +173,7 @@ def shift_latents(
     _require_fit(images, generator)
     with frozen(encoder, generator, features):
         start = encoder(images).detach()
-        _require_latents(start, len(images), generator.latent)
+        require_latents(start, generator.latent, len(images))
         fidelity = _fidelity(images, features, pixel_weight=pixel_weight, feature_weight=feature_weight)
 
         def losses(shift: Tensor) -> Tensor:
@@ -243,7 +243,7 @@ def expand_latents(
     if codes < 1:
         raise ParameterError(f"codes is {codes} but must be 1 or more.")
     _require_fit(images, generator)
-    _require_latents(start, len(images), generator.latent)
+    require_latents(start, generator.latent, len(images))
     start = start.detach()
     around = spread * torch.randn(codes, start.shape[1], generator=random).to(start)
     around[0] = 0
@@ -283,6 +283,16 @@ def frozen(*networks: object) -> Iterator[None]:
             part.training = mode
         for weight, wanted in learns.items():
             weight.requires_grad_(wanted)
+
+
+def require_latents(latents: Tensor, dimensions: int, count: int | None = None) -> None:
+    """Refuse what is not ``[count, dimensions]``; where no count is given, any number but 0 will do."""
+    fits = latents.ndim == 2 and latents.shape[1] == dimensions
+    if not fits or (len(latents) != count if count is not None else not len(latents)):
+        raise InputError(
+            f"The latents are {list(latents.shape)} but the generator takes "
+            f"[{'n' if count is None else count}, {dimensions}]; use the encoder that was trained with it."
+        )
 
 
 @dataclass(frozen=True)
@@ -353,12 +363,4 @@ def _require_fit(images: Tensor, generator: SplitGenerator) -> None:
         raise InputError(
             f"The images are {list(images.shape[1:])} (channels, height, width) but the generator's are"
             f" {list(shape[1:])}; resize them, or use a generator of their size."
-        )
-
-
-def _require_latents(latents: Tensor, count: int, size: int) -> None:
-    if latents.shape != (count, size):
-        raise InputError(
-            f"The latents are {list(latents.shape)} but the generator takes {[count, size]} for {count} images;"
-            " use the encoder that was trained with it."
         )

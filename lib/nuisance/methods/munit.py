@@ -17,15 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nuisance.data.images import Images
-from nuisance.errors import InputError, ParameterError
+from nuisance.errors import InputError
 from nuisance.models.munit import AutoEncoder, PatchDiscriminator, draw_weights
 from nuisance.seeding import generator as stream
-from nuisance.training import Method
+from nuisance.training import LossWatch, Method
 
 PIECE = 256
 """So many images are drawn at once, which bounds the memory."""
-CHECK_EVERY = 100
-"""So many steps' losses are looked at together, since every look waits for the device."""
 TERMS = ("discriminator_loss", "adversarial_loss", "image_loss", "style_loss", "content_loss")
 BETAS, WEIGHT_DECAY = (0.5, 0.999), 1e-4
 
@@ -113,7 +111,7 @@ class InvarianceGenerator(Method):
             )
             for name, players in (("generators", self.generators), ("discriminators", self.discriminators))
         }
-        self._unchecked: list[Tensor] = []
+        self.watch = LossWatch()
 
     def update(self, batch: Images) -> dict[str, Tensor]:
         """One step of the discriminators, then one of the generators.
@@ -127,7 +125,7 @@ class InvarianceGenerator(Method):
         InputError
             If the batch cannot be halved.
         ParameterError
-            If a loss was not finite, at the latest `CHECK_EVERY` steps later.
+            If a loss was not finite, at the latest `nuisance.training.CHECK_EVERY` steps later.
         """
         if not len(batch) or len(batch) % 2:
             raise InputError(
@@ -171,16 +169,14 @@ class InvarianceGenerator(Method):
         torch.autograd.backward(contents, [content.grad for content in gathered])
         self._step("generators")
 
-        self.steps_done += 1
         losses = {term: torch.stack(values).detach().mean() for term, values in terms.items()}
-        self._unchecked.append(torch.stack(list(losses.values())))
-        if len(self._unchecked) >= CHECK_EVERY:
-            self._check_finite()
+        self.watch.add(self.steps_done, losses)
+        self.steps_done += 1
         return losses
 
     def end_epoch(self, epoch: int) -> None:
         """Look whether the losses have stayed finite, see `update`."""
-        self._check_finite()
+        self.watch.check()
 
     @torch.no_grad()
     def generate(self, pixels: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -230,16 +226,6 @@ class InvarianceGenerator(Method):
         for group in optimizer.param_groups:
             group["lr"] = self.learning_rate * 0.5 ** (self.steps_done // self.halve_every)
         optimizer.step()
-
-    def _check_finite(self) -> None:
-        unchecked, self._unchecked = self._unchecked, []
-        strange = [] if not unchecked else (~torch.stack(unchecked).isfinite()).nonzero().tolist()
-        if strange:
-            step, term = strange[0]
-            raise ParameterError(
-                f"The generator's {TERMS[term]} is not finite at step {self.steps_done - len(unchecked) + step} "
-                "(from 0); train with a smaller learning_rate."
-            )
 
     @staticmethod
     def _scale(pixels: Tensor) -> Tensor:

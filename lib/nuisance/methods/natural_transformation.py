@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from nuisance.data.images import Images
 from nuisance.errors import InputError, ParameterError
-from nuisance.methods.directions import Directions, LossWatch, batch_latents, require_directions
+from nuisance.methods.directions import Directions, batch_latents, require_directions
 from nuisance.methods.inversion import SplitGenerator, frozen
 from nuisance.methods.supervised import Supervised
 from nuisance.seeding import generator as stream
+from nuisance.training import LossWatch
 
 Choice = Literal["random", "worst"]
 
@@ -66,7 +67,7 @@ class MixedTraining(Supervised):
         Raises
         ------
         ParameterError
-            If a loss was not finite, at the latest `nuisance.methods.directions.CHECK_EVERY` steps later.
+            If a loss was not finite, at the latest `nuisance.training.CHECK_EVERY` steps later.
         """
         changed = self.changed(batch)
         if self.rho < 1:
@@ -189,14 +190,15 @@ class NaturalTransformation(MixedTraining):
     def coefficients(self, loss: Callable[[Tensor], Tensor], count: int) -> Tensor:
         """c for ``count`` images, ``[count, K]``; ``loss`` as `worst_coefficients` takes it."""
         random = stream(self.seed, _EDITS, self.steps_done)
-        candidates = [
-            draw_coefficients(count, self.vectors.shape[1], amplitude=self.amplitude, generator=random).to(
-                self.vectors.device
-            )
-            for _ in range(1 if self.choice == "random" else self.draws)
-        ]
+
+        def draw() -> Tensor:
+            directions = self.vectors.shape[1]
+            drawn = draw_coefficients(count, directions, amplitude=self.amplitude, generator=random)
+            return drawn.to(self.vectors.device)
+
         if self.choice == "random":
-            return candidates[0]
+            return draw()
+        candidates = [draw() for _ in range(self.draws)]
         worst, _ = worst_coefficients(
             loss, candidates, amplitude=self.amplitude, ascent_steps=self.ascent_steps
         )

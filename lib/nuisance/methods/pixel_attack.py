@@ -17,10 +17,8 @@ from nuisance.methods.long_tailed import Augment
 from nuisance.methods.natural_transformation import MixedTraining, scaled
 from nuisance.seeding import generator as stream
 
-_START, _AUG_MIX = (
-    2,
-    4,
-)  # purposes of random streams; 1 is that of the edits, 0 and 3 those of the augmentations
+# purposes of random streams; 1 is that of the edits, 0 and 3 are those of the augmentations
+_START, _AUG_MIX = 2, 4
 
 
 def attack_pixels(
@@ -56,9 +54,8 @@ def attack_pixels(
         for _ in range(steps):
             attacked.requires_grad_()
             with torch.enable_grad():
-                loss = F.cross_entropy(
-                    net(attacked), labels, reduction="sum"
-                )  # no image sees the batch's size
+                # a sum, in whose gradient no image sees the batch's size
+                loss = F.cross_entropy(net(attacked), labels, reduction="sum")
                 (gradient,) = torch.autograd.grad(loss, attacked)
             attacked = torch.clamp(attacked.detach() + step_size * gradient.sign(), low, high)
     return attacked

@@ -26,13 +26,10 @@ from nuisance.data.images import Images
 from nuisance.errors import ParameterError
 from nuisance.models.generator import ImageDiscriminator, ImageEncoder, LatentGenerator, draw_weights
 from nuisance.seeding import generator as stream
-from nuisance.training import Method
+from nuisance.training import LossWatch, Method, in_parts
 
 PIECE = 256
 """So many images are encoded or drawn at once, which bounds the memory."""
-CHECK_EVERY = 100
-"""So many steps' losses are looked at together, since every look waits for the device."""
-TERMS = ("pixel_loss", "kl", "feature_loss", "adversarial_loss", "discriminator_loss")
 BETAS = (0.5, 0.999)
 
 _WEIGHTS, _NOISE = 1, 2  # purposes of random numbers
@@ -127,7 +124,7 @@ class VAEGAN(Method):
             name: torch.optim.Adam(weights, learning_rate, betas=BETAS, fused=True)
             for name, weights in self.players.items()
         }
-        self._unchecked: list[Tensor] = []
+        self.watch = LossWatch()
 
     def update(self, batch: Images) -> dict[str, Tensor]:
         """One step of every player; returns the terms, unweighted: ``kl`` in nats an image, the others means.
@@ -137,7 +134,8 @@ class VAEGAN(Method):
         InputError
             If the images have another size than the networks.
         ParameterError
-            If a term was not finite, at the latest `CHECK_EVERY` steps later, or all ``steps`` have been done.
+            If a term was not finite, at the latest `nuisance.training.CHECK_EVERY` steps later, or all ``steps`` have
+            been done.
         """
         if self.steps_done >= self.steps:
             raise ParameterError(
@@ -169,16 +167,14 @@ class VAEGAN(Method):
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate * (1 - self.steps_done / self.steps)
             optimizer.step()
-        self.steps_done += 1
         terms = {name: value.detach() for name, value in terms.items()}
-        self._unchecked.append(torch.stack([terms[name] for name in TERMS]))
-        if len(self._unchecked) >= CHECK_EVERY:
-            self._check_finite()
+        self.watch.add(self.steps_done, terms)
+        self.steps_done += 1
         return terms
 
     def end_epoch(self, epoch: int) -> None:
         """Look whether the terms have stayed finite, see `update`."""
-        self._check_finite()
+        self.watch.check()
 
     @torch.no_grad()
     def standardise(self, pixels: Tensor) -> None:
@@ -198,9 +194,12 @@ class VAEGAN(Method):
         InputError
             If the images have another size than the networks.
         """
-        parts = [self.encoder.posterior(self._scale(piece)) for piece in pixels.split(PIECE)]
-        means = torch.cat([mean for mean, _ in parts]).double()
-        noise = torch.cat([log_variance for _, log_variance in parts]).double().exp().mean(0).sqrt()
+
+        def posterior(piece: Tensor) -> Tensor:
+            return torch.cat(self.encoder.posterior(self._scale(piece)), 1)
+
+        means, log_variances = in_parts(posterior, pixels, PIECE).double().chunk(2, 1)
+        noise = log_variances.exp().mean(0).sqrt()
         centre = means.mean(0)
         scaled = (means - centre) / noise
         ratios, axes = torch.linalg.eigh(scaled.T @ scaled / len(scaled))
@@ -216,7 +215,6 @@ class VAEGAN(Method):
         first.bias.add_(first.weight.double() @ centre)
         first.weight.copy_(first.weight.double() @ back)
 
-    @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """The latents of images: uint8 ``[n, c, h, w]`` -> the posteriors' means ``[n, latent]``.
 
@@ -225,9 +223,8 @@ class VAEGAN(Method):
         InputError
             If the images have another size than the networks.
         """
-        return torch.cat([self.encoder(self._scale(piece)) for piece in pixels.split(PIECE)])
+        return in_parts(lambda piece: self.encoder(self._scale(piece)), pixels, PIECE)
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """The images of latents: ``[n, latent]`` -> uint8 ``[n, c, h, w]``.
 
@@ -236,8 +233,7 @@ class VAEGAN(Method):
         InputError
             If the latents have another size than the generator's.
         """
-        pieces = [self.generator(piece) for piece in latents.split(PIECE)]
-        return torch.cat([(piece * 255).round().to(torch.uint8) for piece in pieces])
+        return in_parts(lambda piece: (self.generator(piece) * 255).round().to(torch.uint8), latents, PIECE)
 
     def sample(self, n: int, *, generator: torch.Generator) -> Tensor:
         """``n`` images of latents from N(0, I), uint8 ``[n, c, h, w]``; see `standardise`.
@@ -256,13 +252,3 @@ class VAEGAN(Method):
     def _scale(self, pixels: Tensor) -> Tensor:
         """Bytes -> [0, 1], of the weights' type."""
         return pixels.to(self.generator.first_weight.dtype).div_(255)
-
-    def _check_finite(self) -> None:
-        unchecked, self._unchecked = self._unchecked, []
-        strange = [] if not unchecked else (~torch.stack(unchecked).isfinite()).nonzero().tolist()
-        if strange:
-            step, term = strange[0]
-            raise ParameterError(
-                f"The VAE-GAN's {TERMS[term]} is not finite at step {self.steps_done - len(unchecked) + step} "
-                "(from 0); train with a smaller learning_rate."
-            )

@@ -1,0 +1,598 @@
+"""The parts of chapter `sec-natural-transformation`: a judge, a generator, directions, inversions, classifiers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nuisance.data.images import Images
+from nuisance.errors import InputError
+from nuisance.experiments.natural_transformation_data import Sets, distorted, make_sets
+from nuisance.files import Checkpoint
+from nuisance.methods.directions import (
+    Directions,
+    LearnedDirections,
+    describe_direction,
+    keep_directions,
+    sefa,
+)
+from nuisance.methods.encoder_training import EncoderTraining
+from nuisance.methods.inversion import Features, SplitGenerator, expand_latents, shift_latents
+from nuisance.methods.long_tailed import RandAugmentation
+from nuisance.methods.natural_transformation import Choice, NaturalTransformation, edited, leftover
+from nuisance.methods.pixel_attack import Augmented, AugMixAugmentation, PixelAdversary
+from nuisance.methods.supervised import Supervised
+from nuisance.methods.vae_gan import VAEGAN
+from nuisance.metrics.samples import frechet_distance, image_features, precision_recall
+from nuisance.models.generator import ImageEncoder
+from nuisance.models.progressive_generator import load_progressive_generator
+from nuisance.models.small_cnn import SmallCNN
+from nuisance.seeding import generator, seed_weights
+from nuisance.training import Method, fit, in_parts
+
+Peer = Literal["supervised", "rand_augment", "aug_mix", "pixel_adversary"]
+Finder = Literal["sefa", "learned"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """How a classifier is trained.
+
+    Attributes
+    ----------
+    title : in tables and figures.
+    peer : the training that it is compared with, for rows without a generator.
+    found_by : how the directions of its edits were found, for the others,
+    choice : how an edit is chosen,
+    ascent : and whether it is improved by sign-gradient steps.
+    """
+
+    title: str
+    peer: Peer | None = None
+    found_by: Finder | None = None
+    choice: Choice = "worst"
+    ascent: bool = False
+
+
+ROWS = {
+    "standard": Row(title="standard", peer="supervised"),
+    "rand_augment": Row(title="RandAugment", peer="rand_augment"),
+    "aug_mix": Row(title="AugMix", peer="aug_mix"),
+    "pixels": Row(title="pixel adversary (PGD)", peer="pixel_adversary"),
+    "random": Row(title="NaTra, random edit", found_by="sefa", choice="random"),
+    "natra": Row(title="NaTra, worst of draws", found_by="sefa"),
+    "ascent": Row(title="NaTra, gradient steps", found_by="sefa", ascent=True),
+    "learned": Row(title="NaTra, learned directions", found_by="learned"),
+}
+"""The rows of the tables by their names in code."""
+
+# One random stream for every purpose, so that adding one never shifts another; the data's are below 10.
+_WEIGHTS, _ORDER, _JUDGE, _GENERATOR, _SAMPLES, _DIRECTIONS, _EXPANSION, _AUGMENT = range(10, 18)
+SHOWN = 8
+"""Images that are kept to be shown, of each kind."""
+JUDGE_WIDTH, REPORT_IMAGES = 24, 2000
+
+
+def train_judge(
+    *,
+    dataset: str,
+    data_root: str,
+    device: str,
+    settings: dict[str, Any],
+    checkpoint: Checkpoint | None = None,
+) -> dict[str, Any]:
+    """A classifier of images that no other classifier of the chapter has seen: it says whether an edit keeps the class.
+
+    Returns
+    -------
+    ``weights`` of `SmallCNN`, and its ``accuracy`` on validation images.
+    """
+    sets = make_sets(dataset, data_root=data_root, settings=settings)
+    seed_weights(0, _JUDGE)
+    epochs, size = settings["judge_epochs"], min(128, len(sets.others))
+    net = _judge(sets).to(device)
+    method = Supervised(net, steps=epochs * (len(sets.others) // size), learning_rate=4e-3)
+    random = generator(0, _JUDGE, 1)
+    images = sets.others.to(device)
+    fit(method, images, epochs=epochs, batch_size=size, generator=random, checkpoint=checkpoint)
+    return {"weights": _on_cpu(net), "accuracy": _accuracy(method, sets.validation.to(device))}
+
+
+def train_generator(
+    *,
+    dataset: str,
+    data_root: str,
+    device: str,
+    settings: dict[str, Any],
+    checkpoint: Checkpoint | None = None,
+) -> dict[str, Any]:
+    """Train a VAE-GAN, or for a generator from a file the encoder that it lacks.
+
+    Returns
+    -------
+    ``weights`` of the `VAEGAN`, or of the encoder; ``history`` by epoch.
+    """
+    sets = make_sets(dataset, data_root=data_root, settings=settings)
+    images = sets.unlabelled.to(device)
+    size = settings["generator_batch"]
+    epochs = max(1, round(settings["generator_steps"] / (len(images) // size)))
+    steps = epochs * (len(images) // size)
+    method: VAEGAN | EncoderTraining
+    if settings["generator_file"]:
+        pictures = load_progressive_generator(Path(settings["generator_file"])).to(device)
+        encoder = _encoder(pictures.latent, sets, settings).to(device)
+        method = EncoderTraining(
+            encoder, pictures, steps=steps, learning_rate=settings["generator_rate"], seed=0
+        )
+    else:
+        method = _vae_gan(sets, settings, steps).to(device)
+    history = fit(
+        method,
+        images,
+        epochs=epochs,
+        batch_size=size,
+        generator=generator(0, _ORDER, _GENERATOR),
+        checkpoint=checkpoint,
+    )
+    if isinstance(method, VAEGAN):
+        method.standardise(images.pixels)
+        return {"weights": _on_cpu(method), "history": history}
+    return {"weights": _on_cpu(method.encoder), "history": history}
+
+
+def judge_generator(
+    *,
+    networks: dict[str, Any],
+    judge: dict[str, Any],
+    dataset: str,
+    data_root: str,
+    device: str,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """How good the samples are, in the judge's features, against test images; beside them training images.
+
+    Returns
+    -------
+    Rows ``samples``, ``reconstructions`` and ``training images``, each ``frechet``, ``precision`` and ``recall``; and
+    ``shown``, bytes ``[2, SHOWN, c, h, w]``: training images, and samples.
+    """
+    sets = make_sets(dataset, data_root=data_root, settings=settings)
+    pictures, encoder, _ = _load(networks, sets, settings, device)
+    net = _load_judge(judge, sets, device)
+    count = min(REPORT_IMAGES, len(sets.test), len(sets.others))
+    real = sets.test.pixels[:count].to(device)
+    latents = torch.randn(count, pictures.latent, generator=generator(0, _SAMPLES)).to(device)
+    drawn = {
+        "samples": in_parts(pictures, latents),
+        "reconstructions": in_parts(lambda x: pictures(encoder(x)), _scaled(real)),
+        "training images": _scaled(sets.others.pixels[:count].to(device)),
+    }
+    features = {name: in_parts(net.features, images) for name, images in drawn.items()}
+    wanted = image_features(net.features, real)
+    found: dict[str, Any] = {}
+    for name, of in features.items():
+        precision, recall = precision_recall(wanted, of)
+        found[name] = {"frechet": frechet_distance(wanted, of), "precision": precision, "recall": recall}
+    shown = [sets.unlabelled.pixels[:SHOWN], _bytes(drawn["samples"][:SHOWN]).cpu()]
+    return found | {"shown": torch.stack(shown)}
+
+
+def invert(
+    *,
+    networks: dict[str, Any],
+    dataset: str,
+    data_root: str,
+    device: str,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """Invert the classifiers' training images, and validation images on which directions are judged.
+
+    Returns
+    -------
+    By split, ``train`` and ``validation``: ``latents``, ``left_out``, whether the inversion diverged, and the mean
+    ``start_loss`` and ``loss``.
+    """
+    sets = make_sets(dataset, data_root=data_root, settings=settings)
+    pictures, encoder, features = _load(networks, sets, settings, device)
+    found = {}
+    for name, images in (
+        ("train", sets.train),
+        ("validation", sets.validation[: settings["direction_images"]]),
+    ):
+        parts = [
+            shift_latents(
+                _scaled(pixels.to(device)),
+                encoder=encoder,
+                generator=pictures,
+                features=features,
+                steps=settings["shift_steps"],
+                learning_rate=settings["shift_rate"],
+            )
+            for pixels in images.pixels.split(250)
+        ]
+        found[name] = {
+            "latents": torch.cat([part.latents for part in parts]).cpu(),
+            "left_out": torch.cat([part.left_out for part in parts]).cpu(),
+            "start_loss": torch.cat([part.start_loss for part in parts]).mean().item(),
+            "loss": torch.cat([part.loss for part in parts]).mean().item(),
+        }
+    return found
+
+
+def reconstruct(
+    *,
+    networks: dict[str, Any],
+    judge: dict[str, Any],
+    dataset: str,
+    data_root: str,
+    device: str,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """Reconstruct a few test images in three stages.
+
+    Returns
+    -------
+    By stage, ``encoder``, ``shift`` and ``expansion``: ``loss``, what the optimisation minimises without the encoder's
+    term, ``error``, the mean squared error, and ``feature_distance`` of the judge's features, by image; ``shown``,
+    bytes ``[4, SHOWN, c, h, w]``, the images and the stages; and ``left_out``, how many diverged in either.
+    """
+    sets = make_sets(dataset, data_root=data_root, settings=settings)
+    pictures, encoder, features = _load(networks, sets, settings, device)
+    net = _load_judge(judge, sets, device)
+    images = _scaled(sets.test.pixels[: settings["expansion_images"]].to(device))
+    shift = shift_latents(
+        images,
+        encoder=encoder,
+        generator=pictures,
+        features=features,
+        steps=settings["reconstruction_steps"],
+        learning_rate=settings["shift_rate"],
+    )
+    expansion = expand_latents(
+        images,
+        start=shift.latents,
+        generator=pictures,
+        random=generator(0, _EXPANSION),
+        features=features,
+        codes=settings["codes"],
+        steps=settings["reconstruction_steps"],
+        learning_rate=settings["shift_rate"],
+    )
+    with torch.no_grad():
+        stages = {
+            "encoder": pictures(shift.start),
+            "shift": pictures(shift.latents),
+            "expansion": expansion.reconstruct(),
+        }
+        found: dict[str, Any] = {
+            name: {
+                "error": (drawn - images).square().flatten(1).mean(1).tolist(),
+                "feature_distance": (net.features(drawn) - net.features(images)).norm(dim=1).tolist(),
+            }
+            for name, drawn in stages.items()
+        }
+    shown = [images, *stages.values()]
+    found["shown"] = torch.stack([_bytes(of[:SHOWN]).cpu() for of in shown])
+    found["left_out"] = int((shift.left_out | expansion.left_out).sum())
+    return found
+
+
+def find_directions(
+    found_by: Finder,
+    *,
+    networks: dict[str, Any],
+    judge: dict[str, Any],
+    inverted: dict[str, Any],
+    dataset: str,
+    data_root: str,
+    device: str,
+    settings: dict[str, Any],
+    checkpoint: Checkpoint | None = None,
+) -> dict[str, Any]:
+    """Find directions and keep those that change the picture and leave the class, on validation images.
+
+    Parameters
+    ----------
+    inverted : what `invert` returned.
+
+    Returns
+    -------
+    ``vectors``, those kept ``[d, K]``; of all directions ``kept``, ``changes``, ``flips``, ``correlations`` by
+    attribute and ``strongest``; ``note``, if none is kept; ``shown``, bytes ``[K, 5, c, h, w]`` of one image along each
+    kept direction; and ``history`` of the learned ones.
+    """
+    sets = make_sets(dataset, data_root=data_root, settings=settings)
+    pictures, _, _ = _load(networks, sets, settings, device)
+    net = _load_judge(judge, sets, device)
+    history: dict[str, list[float]] = {}
+    if found_by == "sefa":
+        directions = sefa(pictures.first_weight, settings["directions"])
+    else:
+        directions, history = _learn_directions(
+            pictures, inverted["train"], sets, device, settings, checkpoint
+        )
+    validation = inverted["validation"]
+    use = (~validation["left_out"]).nonzero().flatten()
+    latents = validation["latents"][use].to(device)
+    amplitude = settings["amplitude"]
+    kept = keep_directions(
+        pictures,
+        directions,
+        latents,
+        amplitude=amplitude,
+        classify=lambda images: net(images).argmax(1),
+        smallest_change=settings["smallest_change"],
+        largest_flip=settings["largest_flip"],
+    )
+    amplitudes = torch.linspace(-amplitude, amplitude, 5)
+    described = [
+        describe_direction(pictures, direction, latents[:200], amplitudes)
+        for direction in directions.vectors.T
+    ]
+    with torch.no_grad():
+        rows = [
+            pictures(latents[:1] + amplitudes[:, None].to(device) * direction)
+            for direction in kept.directions.vectors.T
+        ]
+    return {
+        "vectors": kept.directions.vectors.cpu(),
+        "kept": kept.kept.tolist(),
+        "changes": kept.changes.tolist(),
+        "flips": kept.flips.tolist(),
+        "correlations": [dict(each.correlations) for each in described],
+        "strongest": [each.strongest for each in described],
+        "note": kept.note(),
+        "shown": _bytes(torch.stack(rows)).cpu() if rows else None,
+        "history": history,
+    }
+
+
+def train_classifier(
+    row: str,
+    seed: int,
+    *,
+    networks: dict[str, Any] | None = None,
+    inverted: dict[str, Any] | None = None,
+    vectors: Tensor | None = None,
+    split: str = "test",
+    dataset: str,
+    data_root: str,
+    device: str,
+    settings: dict[str, Any],
+    checkpoint: Checkpoint | None = None,
+) -> dict[str, Any]:
+    """Train a classifier as a row has it, and judge its last epoch.
+
+    Parameters
+    ----------
+    row : a key of `ROWS`.
+    networks, inverted, vectors : the generator, the latents of the training images, and the directions, for rows with
+        edits.
+    split : on which it is judged.
+
+    Returns
+    -------
+    ``accuracy`` by distortion, on the clean images and at severities 1 to 5; ``weights``; ``history``.
+    """
+    sets = make_sets(dataset, data_root=data_root, settings=settings)
+    train = sets.train
+    seed_weights(seed, _WEIGHTS)
+    net = _classifier(sets, settings).to(device)
+    size = min(settings["batch_size"], len(train))
+    arm = ROWS[row]
+    if arm.peer:
+        method = _peer(arm.peer, net, settings["epochs"] * (len(train) // size), seed, settings)
+    else:
+        if networks is None or inverted is None or vectors is None:
+            raise InputError(
+                f"The row {row!r} edits images; give networks, inverted and vectors, as the parts before it returned."
+            )
+        pictures, _, _ = _load(networks, sets, settings, device)
+        train = _with_latents(train, inverted["train"], pictures, device)
+        method = NaturalTransformation(
+            net,
+            pictures,
+            Directions(vectors.to(device)),
+            steps=settings["epochs"] * (len(train) // size),
+            learning_rate=settings["learning_rate"],
+            amplitude=settings["amplitude"],
+            choice=arm.choice,
+            draws=settings["draws"],
+            ascent_steps=settings["ascent_steps"] if arm.ascent else 0,
+            rho=settings["rho"],
+            seed=seed,
+        )
+    history = fit(
+        method.to(device),
+        train.to(device),
+        epochs=settings["epochs"],
+        batch_size=size,
+        generator=generator(seed, _ORDER),
+        checkpoint=checkpoint,
+    )
+    accuracy: dict[str, list[float]] = {}
+    for (name, _), images in distorted(dataset, split, data_root, settings=settings).items():
+        accuracy.setdefault(name, []).append(_accuracy(method, images.to(device)))
+    return {"accuracy": accuracy, "weights": _on_cpu(net), "history": history}
+
+
+def judge_edits(
+    weights: list[dict[str, Tensor]],
+    *,
+    networks: dict[str, Any],
+    vectors: Tensor,
+    dataset: str,
+    data_root: str,
+    device: str,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """How classifiers fare on test images that are edited along directions.
+
+    Parameters
+    ----------
+    weights : of classifiers, as `train_classifier` returned them.
+    vectors : the directions.
+
+    Returns
+    -------
+    ``amplitudes``, from 0 to twice that of the training; and ``mean`` and ``worst``, a list for every classifier:
+    accuracy at each amplitude over all directions, both ways, and the share of images that are right under all of them.
+    """
+    sets = make_sets(dataset, data_root=data_root, settings=settings)
+    pictures, encoder, _ = _load(networks, sets, settings, device)
+    images = sets.test[: settings["edit_images"]].to(device)
+    x = _scaled(images.pixels)
+    latents = in_parts(encoder, x)
+    residual = leftover(pictures, latents, x)
+    nets = []
+    for of in weights:
+        net = _classifier(sets, settings).to(device)
+        net.load_state_dict(of)
+        nets.append(net.eval())
+    amplitudes = [settings["amplitude"] * part for part in (0.0, 0.5, 1.0, 1.5, 2.0)]
+    mean: list[list[float]] = [[] for _ in nets]
+    worst: list[list[float]] = [[] for _ in nets]
+    for amplitude in amplitudes:
+        right: list[list[Tensor]] = [[] for _ in nets]
+        for direction in vectors.to(device).T:
+            for size in (amplitude, -amplitude) if amplitude else (0.0,):
+                with torch.no_grad():
+                    shown = edited(pictures, latents + size * direction, residual)
+                for net, of_net in zip(nets, right, strict=True):
+                    of_net.append(in_parts(net, shown).argmax(1) == images.labels)
+            if not amplitude:  # no direction matters
+                break
+        for k, of_net in enumerate(right):
+            both = torch.stack(of_net)
+            mean[k].append(both.double().mean().item())
+            worst[k].append(both.all(0).double().mean().item())
+    return {"amplitudes": amplitudes, "mean": mean, "worst": worst}
+
+
+def _learn_directions(
+    pictures: Any,
+    inverted: dict[str, Any],
+    sets: Sets,
+    device: str,
+    settings: dict[str, Any],
+    checkpoint: Checkpoint | None,
+) -> tuple[Directions, dict[str, list[float]]]:
+    count = settings["directions"]
+    seed_weights(0, _DIRECTIONS)
+    reconstructor = SmallCNN(classes=count + 1, in_channels=2 * sets.channels, width=16)
+    method = LearnedDirections(
+        pictures,
+        reconstructor.to(device),
+        count=count,
+        learning_rate=settings["direction_rate"],
+        largest=settings["amplitude"],
+        smallest=settings["amplitude"] / 12,  # the released code's 0.5 of 6
+        seed=0,
+    )
+    images = sets.train.with_attributes(latent=inverted["latents"])[~inverted["left_out"]].to(device)
+    size = min(32, len(images))
+    history = fit(
+        method,
+        images,
+        epochs=max(1, round(settings["direction_steps"] / (len(images) // size))),
+        batch_size=size,
+        generator=generator(0, _ORDER, _DIRECTIONS),
+        checkpoint=checkpoint,
+    )
+    return method.directions(), history
+
+
+def _with_latents(train: Images, inverted: dict[str, Any], pictures: SplitGenerator, device: str) -> Images:
+    """The images whose inversion went well, with their latents and what these leave."""
+    images = train.with_attributes(latent=inverted["latents"])[~inverted["left_out"]].to(device)
+    residual = [
+        leftover(pictures, part.attributes["latent"], _scaled(part.pixels))
+        for part in (images[slice(start, start + 500)] for start in range(0, len(images), 500))
+    ]
+    return images.with_attributes(residual=torch.cat(residual))
+
+
+def _peer(peer: Peer, net: nn.Module, steps: int, seed: int, settings: dict[str, Any]) -> Method:
+    learning_rate = settings["learning_rate"]
+    if peer == "supervised":
+        return Supervised(net, steps=steps, learning_rate=learning_rate)
+    if peer == "pixel_adversary":
+        return PixelAdversary(
+            net, steps=steps, learning_rate=learning_rate, epsilon=settings["epsilon"], seed=seed
+        )
+    augment = RandAugmentation(seed=seed) if peer == "rand_augment" else AugMixAugmentation(seed=seed)
+    return Augmented(net, augment, steps=steps, learning_rate=learning_rate)
+
+
+def _vae_gan(sets: Sets, settings: dict[str, Any], steps: int) -> VAEGAN:
+    return VAEGAN(
+        latent=settings["latent"],
+        width=settings["generator_width"],
+        channels=sets.channels,
+        side=sets.side,
+        discriminator_width=settings["discriminator_width"],
+        steps=steps,
+        learning_rate=settings["generator_rate"],
+        seed=0,
+    )
+
+
+def _encoder(latent: int, sets: Sets, settings: dict[str, Any]) -> ImageEncoder:
+    seed_weights(0, _GENERATOR)
+    return ImageEncoder(
+        latent=latent, width=settings["generator_width"], channels=sets.channels, side=sets.side
+    )
+
+
+def _load(
+    networks: dict[str, Any], sets: Sets, settings: dict[str, Any], device: str
+) -> tuple[Any, nn.Module, Features | None]:
+    """The generator, its encoder, and what sees features of images: the VAE-GAN's discriminator, where there is one."""
+    if settings["generator_file"]:
+        pictures = load_progressive_generator(Path(settings["generator_file"])).to(device)
+        encoder = _encoder(pictures.latent, sets, settings)
+        encoder.load_state_dict(networks["weights"])
+        return pictures.eval().requires_grad_(False), encoder.to(device).eval().requires_grad_(False), None
+    method = _vae_gan(sets, settings, 1)
+    method.load_state_dict(networks["weights"])
+    method = method.to(device).eval().requires_grad_(False)
+    return method.generator, method.encoder, method.discriminator.features
+
+
+def _load_judge(judge: dict[str, Any], sets: Sets, device: str) -> SmallCNN:
+    net = _judge(sets)
+    net.load_state_dict(judge["weights"])
+    return net.to(device).eval().requires_grad_(False)
+
+
+def _judge(sets: Sets) -> SmallCNN:
+    return _small_cnn(sets, JUDGE_WIDTH)
+
+
+def _classifier(sets: Sets, settings: dict[str, Any]) -> SmallCNN:
+    return _small_cnn(sets, settings["width"])
+
+
+def _small_cnn(sets: Sets, width: int) -> SmallCNN:
+    net = SmallCNN(classes=sets.classes, in_channels=sets.channels, width=width)
+    return net.to(memory_format=torch.channels_last)
+
+
+def _accuracy(method: Method, images: Images) -> float:
+    right = in_parts(method.predict, images.pixels).argmax(1) == images.labels
+    return right.double().mean().item()
+
+
+def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
+    return {name: weight.cpu() for name, weight in module.state_dict().items()}
+
+
+def _scaled(pixels: Tensor) -> Tensor:
+    """Bytes as floats in [0, 1], in the memory format in which a CPU's convolutions are faster."""
+    return (pixels.float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return (images * 255).round().clamp(0, 255).byte()

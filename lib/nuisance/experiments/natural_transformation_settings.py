@@ -1,0 +1,103 @@
+"""The parameters of chapter `sec-natural-transformation`, by scale and data set.
+
+They stand apart from the experiment, which is given them as arguments: a default that changes leaves
+finished parts valid.
+"""
+
+from typing import Any
+
+from nuisance.limits import Limit, above, at_least, between
+
+_REDUCED: dict[str, Any] = {
+    "seeds": [0, 1, 2],
+    "images": 2000,
+    "test_images": 1000,
+    "side": 28,
+    "cap": 0,
+    "generator_file": "",
+    "latent": 32,
+    "generator_width": 16,
+    "discriminator_width": 8,
+    "generator_steps": 1000,
+    "generator_batch": 32,
+    "generator_rate": 2e-3,
+    "shift_steps": 15,
+    "shift_rate": 0.05,
+    "reconstruction_steps": 60,
+    "expansion_images": 64,
+    "codes": 4,
+    "directions": 16,
+    "direction_images": 500,
+    "direction_steps": 500,
+    "direction_rate": 1e-3,
+    "amplitude": 1.0,
+    "smallest_change": 0.005,
+    "largest_flip": 0.05,
+    "judge_epochs": 4,
+    "epochs": 12,
+    "batch_size": 64,
+    "learning_rate": 3e-3,
+    "width": 16,
+    "draws": 4,
+    "ascent_steps": 3,
+    "rho": 0.5,
+    "epsilon": 0.1,
+    "edit_images": 300,
+}
+_FACES: dict[str, Any] = {
+    **_REDUCED,
+    "side": 64,
+    "generator_width": 32,
+    "discriminator_width": 16,
+    "latent": 64,
+    "codes": 8,
+    "epsilon": 8 / 255,
+}
+
+DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
+    ("reduced", "fashion_mnist20k"): _REDUCED,
+    ("reduced", "celeba"): {**_FACES, "cap": 1000, "images": 1500},
+    ("full", "celeba"): {
+        **_FACES,
+        "images": 20_000,
+        "test_images": 19_962,
+        "latent": 128,
+        "generator_width": 64,
+        "discriminator_width": 32,
+        "generator_steps": 200_000,
+        "generator_batch": 64,
+        "shift_steps": 100,
+        "shift_rate": 0.01,
+        "reconstruction_steps": 200,
+        "expansion_images": 128,
+        "directions": 32,
+        "direction_images": 2000,
+        "direction_steps": 100_000,
+        "direction_rate": 1e-4,
+        "judge_epochs": 10,
+        "epochs": 30,
+        "batch_size": 128,
+        "learning_rate": 1e-3,
+        "width": 64,
+        "draws": 8,
+        "ascent_steps": 7,
+        "edit_images": 2000,
+    },
+}
+"""The chapter's parameters by scale and data set, see `nuisance.study.start`. The study's own are not at hand."""
+
+LIMITS: dict[str, Limit] = {
+    **dict.fromkeys(
+        (
+            *("images", "test_images", "side", "latent", "generator_width", "discriminator_width"),
+            *("generator_steps", "generator_batch", "generator_rate", "shift_steps", "shift_rate"),
+            *("reconstruction_steps", "expansion_images", "codes", "directions", "direction_images"),
+            *("direction_steps", "direction_rate", "amplitude", "judge_epochs", "epochs", "batch_size"),
+            *("learning_rate", "width", "draws", "epsilon", "edit_images"),
+        ),
+        above(0),
+    ),
+    **dict.fromkeys(("seeds", "cap", "ascent_steps", "smallest_change"), at_least(0)),
+    **dict.fromkeys(("largest_flip", "rho"), between(0, 1)),
+}
+"""What those parameters may be."""
