@@ -26,8 +26,8 @@ from torch import Tensor
 from nuisance import study
 from nuisance.data.images import Images
 from nuisance.methods.directions import sefa
-from nuisance.methods.inversion import shift_latents
-from nuisance.methods.natural_transformation import MixedTraining, NaturalTransformation, leftover
+from nuisance.methods.inversion import leftover, shift_latents
+from nuisance.methods.natural_transformation import MixedTraining, NaturalTransformation
 from nuisance.methods.pixel_attack import PixelAdversary
 from nuisance.models.generator import ImageEncoder, LatentGenerator, draw_weights
 from nuisance.models.small_cnn import SmallCNN

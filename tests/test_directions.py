@@ -201,7 +201,7 @@ PLACES = torch.tensor([[-0.5, 0, 0, 0], [-2.5, 0, 0, 0], [0.5, 0, 0, 0], [1.5, 0
 
 def keep(latents=PLACES, vectors=None, **settings):
     vectors = torch.eye(4) if vectors is None else vectors
-    settings = {"amplitude": 2.0, "smallest_change": 0.01, "classify": side_of_bar} | settings
+    settings = {"amplitudes": [2.0], "smallest_change": 0.01, "classify": side_of_bar} | settings
     return keep_directions(Procedural(), Directions(vectors), latents, **settings)
 
 
@@ -215,8 +215,32 @@ def test_the_filter_keeps_what_changes_the_picture_and_not_the_class():
     expected = torch.tensor([moved_bar * 3 / 8, light, length, 0])
     torch.testing.assert_close(result.changes, expected)
     assert result.kept.tolist() == [False, True, True, False]
-    assert torch.equal(result.directions.vectors, torch.eye(4)[:, 1:3])
+    assert torch.equal(result.directions.vectors, 2 * torch.eye(4)[:, 1:3])
+    assert result.amplitudes.tolist() == [2, 2, 2, 2]
     assert result.note() is None
+
+
+def test_each_direction_is_followed_as_far_as_the_class_is_left():
+    # of the places -0.5, -2.5, 0.5 and 1.5 the first and the third cross 0 at 1 and the others later
+    result = keep(amplitudes=[0.25, 0.4, 1.0, 0.4 + 2])
+    assert result.amplitudes.tolist() == [pytest.approx(0.4), *[pytest.approx(2.4)] * 3]
+    assert result.flips.tolist() == [0, 0, 0, 0]
+    # so far the first changes nothing, and the last never
+    assert result.kept.tolist() == [False, True, True, False]
+    torch.testing.assert_close(result.directions.vectors, torch.eye(4)[:, 1:3] * 2.4)
+    # a larger amplitude that would pass again is not looked for behind one that fails
+    assert keep(amplitudes=[1.0, 100.0], largest_flip=0.01).amplitudes[0] == 1
+
+
+def test_with_what_the_latents_leave_the_images_themselves_are_compared():
+    places = PLACES[:1]  # its bar lies to the left; the image's own lies to the right
+    image = Procedural()(-places)
+    residual = image - Procedural()(places)
+    with_residual = keep(places, residual=residual, amplitudes=[2.0])
+    expected = (Procedural()(places + 2 * torch.eye(4)[:1]) + residual).clamp(0, 1) - image
+    back = (Procedural()(places - 2 * torch.eye(4)[:1]) + residual).clamp(0, 1) - image
+    assert with_residual.changes[0].item() == pytest.approx((expected.abs() + back.abs()).mean().item() / 2)
+    assert with_residual.changes[0] != keep(places, amplitudes=[2.0]).changes[0]
 
 
 def test_the_bounds_of_the_filter_are_at_least_and_below():
@@ -232,7 +256,7 @@ def test_no_direction_kept_is_said_with_the_numbers():
     assert len(result.directions) == 0
     assert result.note() == (
         "No direction is kept: pixels change by 0.023, 0.000, where 0.01 is asked, and another class is seen in "
-        "0.375, 0.000 of the images, where less than 0.05 is; take another amplitude."
+        "0.375, 0.000 of the images, where less than 0.05 is; try other amplitudes."
     )
 
 
@@ -251,9 +275,11 @@ def test_what_does_not_fit_the_generator_is_named():
         keep(latents=PLACES[:, :3])
     with pytest.raises(InputError, match=r"latents are \[0, 4\]"):
         keep(latents=PLACES[:0])
-    for amplitude in (0.0, math.inf, math.nan):
-        with pytest.raises(ParameterError, match=r"amplitude is .* but must be above 0"):
-            keep(amplitude=amplitude)
+    for amplitudes in ([], [0.0], [math.inf], [math.nan], [2.0, 1.0], [1.0, 1.0]):
+        with pytest.raises(ParameterError, match=r"amplitudes is .* but must rise from above 0"):
+            keep(amplitudes=amplitudes)
+    with pytest.raises(InputError, match="residuals are"):
+        keep(residual=torch.zeros(4, 1, 3, 3))
 
 
 # what a direction changes

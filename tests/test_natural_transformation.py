@@ -11,13 +11,12 @@ from torchvision.transforms import v2
 from nuisance.data.images import Images
 from nuisance.errors import InputError, ParameterError
 from nuisance.methods.directions import Directions
+from nuisance.methods.inversion import edited, leftover
 from nuisance.methods.long_tailed import RandAugmentation
 from nuisance.methods.natural_transformation import (
     MixedTraining,
     NaturalTransformation,
     draw_coefficients,
-    edited,
-    leftover,
     worst_coefficients,
 )
 from nuisance.methods.pixel_attack import Augmented, AugMixAugmentation, PixelAdversary, attack_pixels

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from nuisance.data.distortions import DISTORTIONS, distort
 from nuisance.data.images import Images
 from nuisance.errors import InputError
 from nuisance.experiments.natural_transformation_data import Sets, distorted, make_sets
@@ -19,9 +20,16 @@ from nuisance.methods.directions import (
     sefa,
 )
 from nuisance.methods.encoder_training import EncoderTraining
-from nuisance.methods.inversion import Features, SplitGenerator, expand_latents, shift_latents
+from nuisance.methods.inversion import (
+    Features,
+    SplitGenerator,
+    edited,
+    expand_latents,
+    leftover,
+    shift_latents,
+)
 from nuisance.methods.long_tailed import RandAugmentation
-from nuisance.methods.natural_transformation import Choice, NaturalTransformation, edited, leftover
+from nuisance.methods.natural_transformation import Choice, NaturalTransformation, worst_coefficients
 from nuisance.methods.pixel_attack import Augmented, AugMixAugmentation, PixelAdversary
 from nuisance.methods.supervised import Supervised
 from nuisance.methods.vae_gan import VAEGAN
@@ -69,10 +77,13 @@ ROWS = {
 """The rows of the tables by their names in code."""
 
 # One random stream for every purpose, so that adding one never shifts another; the data's are below 10.
-_WEIGHTS, _ORDER, _JUDGE, _GENERATOR, _SAMPLES, _DIRECTIONS, _EXPANSION, _AUGMENT = range(10, 18)
+_WEIGHTS, _ORDER, _JUDGE, _GENERATOR, _SAMPLES, _DIRECTIONS, _EXPANSION, _REACH = range(10, 18)
 SHOWN = 8
 """Images that are kept to be shown, of each kind."""
-JUDGE_WIDTH, REPORT_IMAGES = 24, 2000
+STRETCH = 3
+"""Directions are shown so many times beyond their amplitude, at which an eye sees little."""
+REACH_SEVERITY, REACH_STEPS = 3, 12
+JUDGE_WIDTH, REPORT_IMAGES, DESCRIBED = 24, 2000, 200
 
 
 def train_judge(
@@ -299,9 +310,9 @@ def find_directions(
 
     Returns
     -------
-    ``vectors``, those kept ``[d, K]``; of all directions ``kept``, ``changes``, ``flips``, ``correlations`` by
+    ``vectors``, those kept ``[d, K]``; of all directions ``kept``, ``amplitudes``, ``changes``, ``flips``, ``correlations`` by
     attribute and ``strongest``; ``note``, if none is kept; ``shown``, bytes ``[K, 5, c, h, w]`` of one image along each
-    kept direction; and ``history`` of the learned ones.
+    kept direction, to `STRETCH` times its amplitude either way; and ``history`` of the learned ones.
     """
     sets = make_sets(dataset, data_root=data_root, settings=settings)
     pictures, _, _ = _load(networks, sets, settings, device)
@@ -316,29 +327,31 @@ def find_directions(
     validation = inverted["validation"]
     use = (~validation["left_out"]).nonzero().flatten()
     latents = validation["latents"][use].to(device)
-    amplitude = settings["amplitude"]
+    images = _scaled(sets.validation.pixels[use].to(device))
     kept = keep_directions(
         pictures,
         directions,
         latents,
-        amplitude=amplitude,
+        residual=leftover(pictures, latents, images),
+        amplitudes=settings["amplitudes"],
         classify=lambda images: net(images).argmax(1),
         smallest_change=settings["smallest_change"],
         largest_flip=settings["largest_flip"],
     )
-    amplitudes = torch.linspace(-amplitude, amplitude, 5)
+    ends = torch.linspace(-1, 1, 5)
     described = [
-        describe_direction(pictures, direction, latents[:200], amplitudes)
-        for direction in directions.vectors.T
+        describe_direction(pictures, amplitude * direction, latents[:DESCRIBED], ends)
+        for amplitude, direction in zip(kept.amplitudes, directions.vectors.T, strict=True)
     ]
     with torch.no_grad():
         rows = [
-            pictures(latents[:1] + amplitudes[:, None].to(device) * direction)
+            pictures(latents[:1] + STRETCH * ends[:, None].to(device) * direction)
             for direction in kept.directions.vectors.T
         ]
     return {
         "vectors": kept.directions.vectors.cpu(),
         "kept": kept.kept.tolist(),
+        "amplitudes": kept.amplitudes.tolist(),
         "changes": kept.changes.tolist(),
         "flips": kept.flips.tolist(),
         "correlations": [dict(each.correlations) for each in described],
@@ -471,6 +484,53 @@ def judge_edits(
     return {"amplitudes": amplitudes, "mean": mean, "worst": worst}
 
 
+def measure_reach(
+    *,
+    networks: dict[str, Any],
+    vectors: Tensor,
+    dataset: str,
+    data_root: str,
+    device: str,
+    settings: dict[str, Any],
+) -> dict[str, dict[str, float]]:
+    """How much of each distortion edits can imitate.
+
+    For an image x and its distortion T(x) at severity `REACH_SEVERITY`, coefficients are sought by sign-gradient steps
+    that bring the edit x' nearest to T(x). The number is 1 - |x' - T(x)|^2 / |x - T(x)|^2, the sums over test images:
+    0 where no edit is nearer than the image itself, 1 where edits reach it. A search may stop short, so it is a lower
+    bound.
+
+    Returns
+    -------
+    By distortion ``kept``, within the box of the kept directions, and ``latent``, within 3 of the image in all
+    of the generator's latent space.
+    """
+    sets = make_sets(dataset, data_root=data_root, settings=settings)
+    pictures, encoder, _ = _load(networks, sets, settings, device)
+    clean = sets.test.pixels[: settings["edit_images"]]
+    x = _scaled(clean.to(device))
+    latents = in_parts(encoder, x)
+    residual = leftover(pictures, latents, x)
+    spaces = {"kept": (vectors.to(device), 1.0), "latent": (torch.eye(pictures.latent, device=device), 3.0)}
+    found: dict[str, dict[str, float]] = {}
+    for number, name in enumerate(DISTORTIONS):
+        goal = _scaled(
+            distort(clean, name, REACH_SEVERITY, generator=generator(0, _REACH, number)).to(device)
+        )
+        whole = (x - goal).square().sum()
+        found[name] = {}
+        for space, (columns, amplitude) in spaces.items():
+
+            def nearness(coefficients: Tensor, columns: Tensor = columns, goal: Tensor = goal) -> Tensor:
+                shown = edited(pictures, latents + coefficients @ columns.T, residual)
+                return -(shown - goal).square().flatten(1).sum(1)
+
+            start = [torch.zeros(len(x), columns.shape[1], device=device)]
+            _, nearest = worst_coefficients(nearness, start, amplitude=amplitude, ascent_steps=REACH_STEPS)
+            found[name][space] = (1 + nearest.sum() / whole).item()
+    return found
+
+
 def _learn_directions(
     pictures: Any,
     inverted: dict[str, Any],
@@ -487,8 +547,8 @@ def _learn_directions(
         reconstructor.to(device),
         count=count,
         learning_rate=settings["direction_rate"],
-        largest=settings["amplitude"],
-        smallest=settings["amplitude"] / 12,  # the released code's 0.5 of 6
+        largest=settings["direction_reach"],
+        smallest=settings["direction_reach"] / 12,  # the released code's 0.5 of 6
         seed=0,
     )
     images = sets.train.with_attributes(latent=inverted["latents"])[~inverted["left_out"]].to(device)

@@ -129,7 +129,7 @@ def _distorted(
 
 def fingerprint(dataset: str, data_root: str, generator_file: str) -> dict[str, str]:
     """What identifies the data that a run reads: checksums by name."""
-    found = {}
+    found: dict[str, str] = {}
     if generator_file:
         path = Path(generator_file)
         found |= fingerprint_files(path.name, [path], path.parent)

@@ -13,6 +13,7 @@ from nuisance.experiments.natural_transformation import (
     invert,
     judge_edits,
     judge_generator,
+    measure_reach,
     reconstruct,
     train_classifier,
     train_generator,
@@ -39,7 +40,8 @@ DIRECTIONS = (
     "directions",
     "direction_steps",
     "direction_rate",
-    "amplitude",
+    "direction_reach",
+    "amplitudes",
     "smallest_change",
     "largest_flip",
 )
@@ -62,6 +64,7 @@ class Results:
     directions : what `find_directions` returned, by how they were found.
     outcomes : what `train_classifier` returned, by row and seed; rows whose directions were all refused are missing.
     edits : what `judge_edits` returned, by seed, along SeFa's directions, its lists in the order of `rows`.
+    reach : what `measure_reach` returned of SeFa's directions.
     """
 
     judge: dict[str, Any]
@@ -72,6 +75,7 @@ class Results:
     directions: dict[str, dict[str, Any]]
     outcomes: dict[tuple[str, int], Outcome]
     edits: dict[int, dict[str, Any]]
+    reach: dict[str, dict[str, float]]
     seeds: list[int]
 
     @property
@@ -129,18 +133,24 @@ def compare(run: Run) -> Results:
         (reconstruct, [_with(p, judged, RECONSTRUCTION)]),
     )
     directions = find(run, networks, judge, inverted)
-    wanted = [row for row, of in ROWS.items() if not of.peer and directions[of.found_by]["note"] is None]
+    wanted = [row for row, of in ROWS.items() if of.found_by and directions[of.found_by]["note"] is None]
     outcomes |= train(run, wanted, p.seeds, networks, inverted, directions)
     rows = [row for row in ROWS if (row, p.seeds[0]) in outcomes]
     edits: dict[int, dict[str, Any]] = {}
+    reach: dict[str, dict[str, float]] = {}
     if directions["sefa"]["note"] is None:
-        case = _with(
-            p, {**nets, "vectors": directions["sefa"]["vectors"]}, ("width", "amplitude", "edit_images")
-        )
-        cases = [{**case, "weights": [outcomes[row, seed]["weights"] for row in rows]} for seed in p.seeds]
-        edits = dict(zip(p.seeds, run.parts(judge_edits, cases), strict=True))
+        case = _with(p, {**nets, "vectors": directions["sefa"]["vectors"]}, ("edit_images",))
+        cases = [
+            {
+                **_with(p, case, ("width", "amplitude")),
+                "weights": [outcomes[row, seed]["weights"] for row in rows],
+            }
+            for seed in p.seeds
+        ]
+        (reach,), of_edits = run.together((measure_reach, [case]), (judge_edits, cases))
+        edits = dict(zip(p.seeds, of_edits, strict=True))
     return Results(
-        judge, networks, quality, inverted, reconstructed, directions, outcomes, edits, list(p.seeds)
+        judge, networks, quality, inverted, reconstructed, directions, outcomes, edits, reach, list(p.seeds)
     )
 
 

@@ -6,8 +6,9 @@ as Shen & Zhou or as Voynov & Babenko find them, and kept if a classifier sees t
 `sec-natural-transformation`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from nuisance.data.images import Images
 from nuisance.errors import InputError, ParameterError
-from nuisance.methods.inversion import SplitGenerator, frozen, require_latents
+from nuisance.methods.inversion import SplitGenerator, edited, frozen, require_latents
 from nuisance.seeding import generator as stream
 from nuisance.training import LossWatch, Method, in_parts
 
@@ -31,7 +32,8 @@ class Directions:
 
     Attributes
     ----------
-    vectors : floats ``[d, K]``, the directions u_1 ... u_K as orthonormal columns.
+    vectors : floats ``[d, K]``, the directions u_1 ... u_K as columns: orthonormal as they are found, and as long as
+        their amplitudes once they are kept.
     strengths : floats ``[K]``, what ranks them; None where nothing does.
     """
 
@@ -199,8 +201,10 @@ class Kept:
 
     Attributes
     ----------
-    directions : those that are kept, none perhaps.
+    directions : those that are kept, none perhaps; each is as long as its amplitude.
     kept : bool ``[K]``, which ones of those given.
+    amplitudes : floats ``[K]``, how far each can be followed; where the class is not even left at the first amplitude
+        that was tried, that one.
     changes : floats ``[K]``, the mean absolute change of a pixel at both ends, on the scale [0, 1].
     flips : floats ``[K]``, the share of edited images in which another class is seen.
     smallest_change, largest_flip : the bounds that were applied.
@@ -208,6 +212,7 @@ class Kept:
 
     directions: Directions
     kept: Tensor
+    amplitudes: Tensor
     changes: Tensor
     flips: Tensor
     smallest_change: float
@@ -221,7 +226,7 @@ class Kept:
         flips = ", ".join(f"{flip:.3f}" for flip in self.flips.tolist())
         return (
             f"No direction is kept: pixels change by {changes}, where {self.smallest_change:g} is asked, and another "
-            f"class is seen in {flips} of the images, where less than {self.largest_flip:g} is; take another amplitude."
+            f"class is seen in {flips} of the images, where less than {self.largest_flip:g} is; try other amplitudes."
         )
 
 
@@ -231,23 +236,28 @@ def keep_directions(
     directions: Directions,
     latents: Tensor,
     *,
-    amplitude: float,
+    residual: Tensor | None = None,
+    amplitudes: Sequence[float],
     classify: Callable[[Tensor], Tensor],
     smallest_change: float,
     largest_flip: float = 0.05,
 ) -> Kept:
-    """Keep the directions that change the picture and leave the class.
+    """Keep the directions that change the picture and leave the class, and how far they do.
 
-    Each latent w is moved to w + a u_k and to w - a u_k, and what is drawn there is compared with what is drawn at w. Only
-    these two ends are looked at: the class may still flip in between, or where directions are combined.
+    Each latent w is moved to w + a u_k and to w - a u_k, and what is drawn there is compared with what is drawn at w, for
+    one amplitude a after the other, as long as the class is left. Directions are looked at one by one: where several
+    are combined, the class may still change.
 
     Parameters
     ----------
     latents : floats ``[n, d]``, of images that took no part in any training.
-    amplitude : a, above 0.
+    residual : floats ``[n, c, h, w]``, what the latents leave of the images, see `leftover`: then the images
+        themselves are edited and compared, as in `nuisance.methods.natural_transformation`. None for nothing.
+    amplitudes : a, rising from above 0.
     classify : images ``[b, c, h, w]`` in [0, 1] -> classes ``[b]``; independent of the network to be trained.
     smallest_change : a direction is kept if its mean absolute change of a pixel is at least this, on the scale [0, 1],
-    largest_flip : and if another class is seen in a share of the 2 n edited images that is below this.
+    largest_flip : and if another class is seen in a share of the 2 n edited images that is below this, at its amplitude
+        and at all that are smaller.
 
     Returns
     -------
@@ -258,26 +268,45 @@ def keep_directions(
     InputError
         If directions or latents do not fit the generator.
     ParameterError
-        If the amplitude is not above 0.
+        If the amplitudes do not rise from above 0.
     """
-    if not 0 < amplitude < float("inf"):
-        raise ParameterError(f"amplitude is {amplitude:g} but must be above 0.")
+    steps = list(amplitudes)
+    if not steps or not all(low < high for low, high in pairwise([0.0, *steps, float("inf")])):
+        raise ParameterError(f"amplitudes is {steps} but must rise from above 0.")
     require_directions(directions, generator.latent)
     require_latents(latents, generator.latent)
-    changes = torch.zeros(len(directions), device=latents.device)
-    flips = torch.zeros_like(changes)
+    if residual is None:
+        residual = torch.zeros_like(generator(latents[:1]))
+    residual = residual.expand(len(latents), *residual.shape[1:])
     with frozen(generator):
-        for w in latents.split(PIECE):
-            before = generator(w)
-            seen = classify(before)
-            for k, direction in enumerate(directions.vectors.T):
+
+        def look(direction: Tensor, amplitude: float) -> tuple[float, float]:
+            change = flips = torch.zeros((), device=latents.device)
+            for w, rest, x, seen in parts:
                 for size in (amplitude, -amplitude):
-                    after = generator(w + size * direction)
-                    changes[k] += (after - before).abs().flatten(1).mean(1).sum()
-                    flips[k] += (classify(after) != seen).sum()
-    changes, flips = changes / (2 * len(latents)), flips / (2 * len(latents))
+                    after = edited(generator, w + size * direction, rest)
+                    change = change + (after - x).abs().flatten(1).mean(1).sum()
+                    flips = flips + (classify(after) != seen).sum()
+            return change.item() / (2 * len(latents)), flips.item() / (2 * len(latents))
+
+        parts = []
+        for w, rest in zip(latents.split(PIECE), residual.split(PIECE), strict=True):
+            x = edited(generator, w, rest)
+            parts.append((w, rest, x, classify(x)))
+        found = []
+        for direction in directions.vectors.T:
+            reached = (steps[0], *look(direction, steps[0]))
+            for amplitude in steps[1:] if reached[2] < largest_flip else []:
+                further = (amplitude, *look(direction, amplitude))
+                if further[2] >= largest_flip:
+                    break
+                reached = further
+            found.append(reached)
+    lengths, changes, flips = torch.tensor(found, device=latents.device).T
     kept = (changes >= smallest_change) & (flips < largest_flip)
-    return Kept(directions[kept], kept, changes, flips, smallest_change, largest_flip)
+    chosen = directions[kept]
+    chosen = Directions(chosen.vectors * lengths[kept], chosen.strengths)
+    return Kept(chosen, kept, lengths, changes, flips, smallest_change, largest_flip)
 
 
 def image_attributes(images: Tensor) -> dict[str, Tensor]:

@@ -264,6 +264,33 @@ def expand_latents(
     return Expansion(found_codes, found_importances, found.loss, found.start_loss, found.left_out, generator)
 
 
+def edited(generator: SplitGenerator, latents: Tensor, residual: Tensor) -> Tensor:
+    """clip(G(latents) + residual), images ``[b, c, h, w]`` in [0, 1].
+
+    Raises
+    ------
+    InputError
+        If the residual is not of the images' shape.
+    """
+    drawn = generator(latents)
+    _require_alike(drawn, residual, "residuals")
+    return (drawn + residual).clamp(0, 1)
+
+
+@torch.no_grad()
+def leftover(generator: SplitGenerator, latents: Tensor, images: Tensor) -> Tensor:
+    """x - G(w), what the latents leave of images ``[b, c, h, w]`` in [0, 1].
+
+    Raises
+    ------
+    InputError
+        If the images are not of the shape that the generator draws.
+    """
+    drawn = generator(latents)
+    _require_alike(drawn, images, "images")
+    return images - drawn
+
+
 @contextmanager
 def frozen(*networks: object) -> Iterator[None]:
     """Networks in eval mode and without gradients of their weights; afterwards every part is as it was.
@@ -363,4 +390,12 @@ def _require_fit(images: Tensor, generator: SplitGenerator) -> None:
         raise InputError(
             f"The images are {list(images.shape[1:])} (channels, height, width) but the generator's are"
             f" {list(shape[1:])}; resize them, or use a generator of their size."
+        )
+
+
+def _require_alike(drawn: Tensor, given: Tensor, what: str) -> None:
+    if drawn.shape != given.shape:
+        raise InputError(
+            f"The {what} are {list(given.shape)} but the generator draws {list(drawn.shape)}; "
+            "take a generator of the images' channels and size."
         )

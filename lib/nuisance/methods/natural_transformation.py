@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nuisance.data.images import Images
-from nuisance.errors import InputError, ParameterError
+from nuisance.errors import ParameterError
 from nuisance.methods.directions import Directions, batch_latents, require_directions
-from nuisance.methods.inversion import SplitGenerator, frozen
+from nuisance.methods.inversion import SplitGenerator, edited, frozen, leftover
 from nuisance.methods.supervised import Supervised
 from nuisance.seeding import generator as stream
 from nuisance.training import LossWatch
@@ -262,41 +262,6 @@ def worst_coefficients(
     return best, largest
 
 
-def edited(generator: SplitGenerator, latents: Tensor, residual: Tensor) -> Tensor:
-    """clip(G(latents) + residual), images ``[b, c, h, w]`` in [0, 1].
-
-    Raises
-    ------
-    InputError
-        If the residual is not of the images' shape.
-    """
-    drawn = generator(latents)
-    _require_alike(drawn, residual, "residuals")
-    return (drawn + residual).clamp(0, 1)
-
-
-@torch.no_grad()
-def leftover(generator: SplitGenerator, latents: Tensor, images: Tensor) -> Tensor:
-    """x - G(w), what the latents leave of images ``[b, c, h, w]`` in [0, 1].
-
-    Raises
-    ------
-    InputError
-        If the images are not of the shape that the generator draws.
-    """
-    drawn = generator(latents)
-    _require_alike(drawn, images, "images")
-    return images - drawn
-
-
 def scaled(batch: Images) -> Tensor:
     """The images as floats in [0, 1]."""
     return batch.pixels.float().div_(255)
-
-
-def _require_alike(drawn: Tensor, given: Tensor, what: str) -> None:
-    if drawn.shape != given.shape:
-        raise InputError(
-            f"The {what} are {list(given.shape)} but the generator draws {list(drawn.shape)}; "
-            "take a generator of the images' channels and size."
-        )
