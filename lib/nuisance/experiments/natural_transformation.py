@@ -54,7 +54,7 @@ class Row:
     peer : the training that it is compared with, for rows without a generator.
     found_by : how the directions of its edits were found, for the others,
     choice : how an edit is chosen,
-    ascent : and whether it is improved by sign-gradient steps.
+    ascent : and whether the worst is sought by sign-gradient steps from one draw, instead of among several.
     """
 
     title: str
@@ -412,7 +412,7 @@ def train_classifier(
             learning_rate=settings["learning_rate"],
             amplitude=settings["amplitude"],
             choice=arm.choice,
-            draws=settings["draws"],
+            draws=1 if arm.ascent else settings["draws"],
             ascent_steps=settings["ascent_steps"] if arm.ascent else 0,
             rho=settings["rho"],
             seed=seed,
@@ -487,13 +487,14 @@ def judge_edits(
 def measure_reach(
     *,
     networks: dict[str, Any],
+    judge: dict[str, Any],
     vectors: Tensor,
     dataset: str,
     data_root: str,
     device: str,
     settings: dict[str, Any],
-) -> dict[str, dict[str, float]]:
-    """How much of each distortion edits can imitate.
+) -> dict[str, Any]:
+    """What kept directions do to test images, and how much of each distortion edits can imitate.
 
     For an image x and its distortion T(x) at severity `REACH_SEVERITY`, coefficients are sought by sign-gradient steps
     that bring the edit x' nearest to T(x). The number is 1 - |x' - T(x)|^2 / |x - T(x)|^2, the sums over test images:
@@ -502,8 +503,9 @@ def measure_reach(
 
     Returns
     -------
-    By distortion ``kept``, within the box of the kept directions, and ``latent``, within 3 of the image in all
-    of the generator's latent space.
+    ``changes`` and ``flips`` by direction, as `keep_directions` has them, on test images, which had no part in keeping
+    them; ``reach``, by distortion ``kept``, within the box of the kept directions, and ``latent``, within 3 of the image
+    in all of the generator's latent space.
     """
     sets = make_sets(dataset, data_root=data_root, settings=settings)
     pictures, encoder, _ = _load(networks, sets, settings, device)
@@ -528,7 +530,17 @@ def measure_reach(
             start = [torch.zeros(len(x), columns.shape[1], device=device)]
             _, nearest = worst_coefficients(nearness, start, amplitude=amplitude, ascent_steps=REACH_STEPS)
             found[name][space] = (1 + nearest.sum() / whole).item()
-    return found
+    net = _load_judge(judge, sets, device)
+    checked = keep_directions(
+        pictures,
+        Directions(vectors.to(device)),
+        latents,
+        residual=residual,
+        amplitudes=[1.0],
+        classify=lambda images: net(images).argmax(1),
+        smallest_change=0.0,
+    )
+    return {"reach": found, "changes": checked.changes.tolist(), "flips": checked.flips.tolist()}
 
 
 def _learn_directions(

@@ -50,6 +50,8 @@ EDITS = ("amplitude", "draws", "ascent_steps", "rho")
 """The chapter's parameters that decide each part; a part stays valid when another one changes."""
 
 PEERS = tuple(row for row, of in ROWS.items() if of.peer)
+EDITED = tuple(row for row, of in ROWS.items() if of.found_by == "sefa")
+"""The rows of the chapter; learned directions train a classifier in its search only."""
 NATURAL = tuple(name for name, of in DISTORTIONS.items() if of.natural)
 
 
@@ -62,9 +64,9 @@ class Results:
     judge, networks, quality, inverted, reconstructed : what `train_judge`, `train_generator`, `judge_generator`,
         `invert` and `reconstruct` returned.
     directions : what `find_directions` returned, by how they were found.
-    outcomes : what `train_classifier` returned, by row and seed; rows whose directions were all refused are missing.
+    outcomes : what `train_classifier` returned, by row and seed; without rows of edits if no direction is kept.
     edits : what `judge_edits` returned, by seed, along SeFa's directions, its lists in the order of `rows`.
-    reach : what `measure_reach` returned of SeFa's directions.
+    reach : what `measure_reach` returned of SeFa's directions; it and ``edits`` are empty if none is kept.
     """
 
     judge: dict[str, Any]
@@ -75,7 +77,7 @@ class Results:
     directions: dict[str, dict[str, Any]]
     outcomes: dict[tuple[str, int], Outcome]
     edits: dict[int, dict[str, Any]]
-    reach: dict[str, dict[str, float]]
+    reach: dict[str, Any]
     seeds: list[int]
 
     @property
@@ -128,16 +130,16 @@ def compare(run: Run) -> Results:
     nets = {"networks": networks, "settings": _settings(p, [*SETS, *GENERATOR])} | _common(p)
     judged = {**nets, "judge": judge}
     (inverted,), (quality,), (reconstructed,) = run.together(
-        (invert, [_with(p, nets, INVERSION)]),
+        (invert, [_inversion(p, networks)]),
         (judge_generator, [judged]),
         (reconstruct, [_with(p, judged, RECONSTRUCTION)]),
     )
     directions = find(run, networks, judge, inverted)
-    wanted = [row for row, of in ROWS.items() if of.found_by and directions[of.found_by]["note"] is None]
-    outcomes |= train(run, wanted, p.seeds, networks, inverted, directions)
+    if directions["sefa"]["note"] is None:
+        outcomes |= train(run, EDITED, p.seeds, networks, inverted, directions)
     rows = [row for row in ROWS if (row, p.seeds[0]) in outcomes]
     edits: dict[int, dict[str, Any]] = {}
-    reach: dict[str, dict[str, float]] = {}
+    reach: dict[str, Any] = {}
     if directions["sefa"]["note"] is None:
         case = _with(p, {**nets, "vectors": directions["sefa"]["vectors"]}, ("edit_images",))
         cases = [
@@ -147,7 +149,7 @@ def compare(run: Run) -> Results:
             }
             for seed in p.seeds
         ]
-        (reach,), of_edits = run.together((measure_reach, [case]), (judge_edits, cases))
+        (reach,), of_edits = run.together((measure_reach, [{**case, "judge": judge}]), (judge_edits, cases))
         edits = dict(zip(p.seeds, of_edits, strict=True))
     return Results(
         judge, networks, quality, inverted, reconstructed, directions, outcomes, edits, reach, list(p.seeds)
@@ -177,6 +179,12 @@ def prepare(
         ),
     )
     return networks, judge, dict(zip(pairs, trained, strict=True))
+
+
+def invert_images(run: Run, networks: dict[str, Any]) -> dict[str, Any]:
+    """The latents of the classifiers' images."""
+    (inverted,) = run.parts(invert, [_inversion(run.parameters, networks)])
+    return inverted
 
 
 def find(
@@ -222,6 +230,10 @@ def train(
         for row, seed in pairs
     ]
     return dict(zip(pairs, run.parts(train_classifier, cases), strict=True))
+
+
+def _inversion(p: Any, networks: dict[str, Any]) -> dict[str, Any]:
+    return {"networks": networks, "settings": _settings(p, [*SETS, *GENERATOR, *INVERSION])} | _common(p)
 
 
 def _common(p: Any) -> dict[str, Any]:

@@ -1,0 +1,119 @@
+"""What was tried around chapter `sec-natural-transformation`, and ten trainings that had no part in it.
+
+    python benchmarks/search_natural_transformation.py        # half an hour on two cores
+
+First, seeds 10, 11, 12, which the chapter does not use, on validation images: how far directions are followed and how an
+edit is chosen, and the pixel adversary's epsilon, so that it is no straw man. Each setting differs from the
+chapter's in what its name says. Then every row, on test images, for the ten seeds 20 to 29; the generator, the
+judge and the directions are the chapter's. Writes ``results/search/06_natural_transformation.json``.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+from nuisance import paths, study
+from nuisance.data.distortions import DISTORTIONS
+from nuisance.experiments import natural_transformation_data as data
+from nuisance.experiments import natural_transformation_settings as chapter
+from nuisance.experiments import natural_transformation_study as nt
+from nuisance.experiments.natural_transformation import ROWS
+from nuisance.metrics.intervals import mean_interval
+
+SEEDS = [10, 11, 12]
+FRESH_SEEDS = list(range(20, 30))
+TRIED: list[tuple[str, dict[str, Any]]] = [
+    ("standard", {}),
+    ("pixels", {"epsilon": 0.01}),
+    ("pixels", {"epsilon": 0.03}),
+    ("pixels", {"epsilon": 0.1}),
+    ("natra", {}),
+    ("natra", {"amplitude": 3.0}),
+    ("natra", {"largest_flip": 0.2}),
+    ("ascent", {}),
+    ("ascent", {"amplitude": 0.5}),
+    ("ascent", {"rho": 0.25}),
+    ("ascent", {"largest_flip": 0.2}),
+]
+MEASURES = {"clean": nt.clean, "natural": nt.natural, "not natural": nt.other}
+PAIRS = (
+    ("random", "standard"),
+    ("natra", "standard"),
+    ("natra", "random"),
+    ("ascent", "standard"),
+    ("ascent", "random"),
+    ("ascent", "pixels"),
+    ("ascent", "rand_augment"),
+    ("learned", "ascent"),
+    ("pixels", "standard"),
+    ("rand_augment", "standard"),
+)
+"""Of which the second is taken from the first, seed by seed."""
+
+
+def outcomes_of(
+    run: study.Run, rows: list[str], seeds: list[int], split: str
+) -> dict[tuple[str, int], nt.Outcome]:
+    """The rows, trained."""
+    networks, judge, outcomes = nt.prepare(run, [row for row in rows if ROWS[row].peer], seeds, split)
+    edited = [row for row in rows if not ROWS[row].peer]
+    if edited:
+        inverted = nt.invert_images(run, networks)
+        directions = nt.find(run, networks, judge, inverted)
+        outcomes |= nt.train(run, edited, seeds, networks, inverted, directions, split)
+    return outcomes
+
+
+def tried(run: study.Run, row: str, changed: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a table: a training with a setting, on validation images."""
+    # the run of these parameters, which keeps its parts where the chapter's are kept
+    own = study.Run(
+        record_path=run.record_path,
+        stem=run.stem,
+        parameters=SimpleNamespace(**(vars(run.parameters) | changed)),
+    )
+    own.use_data(data.fingerprint(run.parameters.dataset, str(run.parameters.data_root), ""))
+    outcomes = outcomes_of(own, [row], SEEDS, "validation")
+    name = ", ".join(f"{key} {value:g}" for key, value in changed.items()) or "nothing"
+    rows = [
+        study.row(row, name, metric, mean_interval([of(outcomes[row, seed]) for seed in SEEDS]))
+        for metric, of in MEASURES.items()
+    ]
+    print(f"{row:10} {name:25}", *(f"{each['value']:.3f}" for each in rows), flush=True)
+    return rows
+
+
+def compared(run: study.Run) -> list[dict[str, Any]]:
+    """Rows of a table: what differs between two rows over ten seeds, on test images with the chapter's settings."""
+    outcomes = outcomes_of(run, list(ROWS), FRESH_SEEDS, "test")
+    measures = MEASURES | {name: nt.under(name) for name in DISTORTIONS}
+    rows = []
+    for one, other in PAIRS:
+        for metric, of in measures.items():
+            more = mean_interval(
+                [of(outcomes[one, seed]) - of(outcomes[other, seed]) for seed in FRESH_SEEDS]
+            )
+            setting = f"{ROWS[one].title} - {ROWS[other].title}"
+            rows.append(study.row("ten seeds", setting, metric, more))
+            print(f"{setting:50} {metric:12} {more}", flush=True)
+    return rows
+
+
+def main() -> None:
+    parameters: dict[str, Any] = dict.fromkeys(
+        [*study.COMMON, *chapter.DEFAULTS["reduced", "fashion_mnist20k"]]
+    )
+    run = study.start(
+        "06_natural_transformation",
+        {**parameters, "scale": "reduced", "device": "cpu", "seeds": [*SEEDS, *FRESH_SEEDS]},
+        defaults=chapter.DEFAULTS,
+        limits=chapter.LIMITS,
+        record_path=paths.results() / "search" / "06_natural_transformation.json",
+    )
+    run.use_data(data.fingerprint(run.parameters.dataset, str(run.parameters.data_root), ""))
+    run.table("Trainings by setting", [row for name, changed in TRIED for row in tried(run, name, changed)])
+    run.table("Ten seeds that chose nothing", compared(run))
+    print(f"Written to {run.finish()}.")
+
+
+if __name__ == "__main__":
+    main()
