@@ -236,6 +236,7 @@ if p.dataset != data.EMBEDDED:
 # %%
 import pandas as pd
 
+pd.set_option("display.max_colwidth", None)
 reports = pd.DataFrame(
     {key: of["report"] for key, of in results.generators.items()}
 ).T.drop(columns="kept_by_class")
@@ -593,7 +594,8 @@ panels = plt.subplots(1, 2, figsize=(figures.WIDTH, 4.6))[1]
 for axes, name in zip(panels, PHOTOS, strict=True):
     path = paths.ROOT / "results" / "reduced" / f"05_invariance_transfer@{name}.png"
     axes.imshow(figures.load_picture(path).permute(1, 2, 0))
-    axes.set(xticks=[], yticks=[], title=PHOTOS[name])
+    axes.set_title(PHOTOS[name])
+    axes.axis("off")
 plt.show()
 
 # %% tags=["hide-input"]
