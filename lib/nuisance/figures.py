@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -11,6 +12,10 @@ import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor
+from torchvision.io import decode_image, encode_png
+
+from nuisance.errors import DataError
+from nuisance.files import replace_file
 
 PALETTE = sns.color_palette("colorblind")
 WIDTH = 7.2
@@ -36,6 +41,37 @@ def use_style() -> None:
     )
 
 
+def tile(rows: Iterable[Tensor]) -> Tensor:
+    """One picture ``[c, height, width]`` of images of one size, ``[n, c, h, w]`` for every row of it."""
+    return torch.cat([images.permute(1, 2, 0, 3).flatten(2) for images in rows], 1)
+
+
+def save_picture(path: Path, rows: Iterable[Tensor]) -> None:
+    """Keep images, for a chapter that shows this run among others.
+
+    Parameters
+    ----------
+    path : a PNG file.
+    rows : uint8 ``[n, c, h, w]`` for every row of the picture, all of one size, c being 1 or 3.
+    """
+    replace_file(path, encode_png(tile(rows)).numpy().tobytes())
+
+
+def load_picture(path: Path) -> Tensor:
+    """What `save_picture` wrote, uint8 ``[c, height, width]``.
+
+    Raises
+    ------
+    DataError
+        If it is not there or cannot be read.
+    """
+    try:
+        return decode_image(str(path))
+    except RuntimeError as error:
+        mend = "bring it back with `git checkout`, or run the chapter that draws it"
+        raise DataError(f"The picture {path} is missing or damaged; {mend}.") from error
+
+
 def image_grid(rows: Iterable[Tensor], axes: Axes) -> None:
     """Draw images as one picture, a row of tiles for every item.
 
@@ -43,8 +79,7 @@ def image_grid(rows: Iterable[Tensor], axes: Axes) -> None:
     ----------
     rows : bytes or floats in [0, 1], ``[n, c, h, w]`` each, all of one size.
     """
-    strips = [tiles.permute(2, 0, 3, 1).flatten(1, 2) for tiles in rows]  # [h, n * w, c]
-    axes.imshow(torch.cat(strips).squeeze(-1).numpy())
+    axes.imshow(tile(rows).permute(1, 2, 0).squeeze(-1).numpy())
     axes.set(xticks=[], yticks=[])
     sns.despine(ax=axes, left=True, bottom=True)
 

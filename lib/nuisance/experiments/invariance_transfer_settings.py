@@ -80,7 +80,6 @@ _NATURAL: dict[str, Any] = {"nuisances": [NATURAL], "generated": [NATURAL], "com
 _SAMPLE: dict[str, Any] = {
     **_REDUCED,
     **_NATURAL,
-    "judge_epochs": 10,
     "generator_width": 16,
     "style_dimensions": 8,
     "generator_steps": 2000,
@@ -110,6 +109,7 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         **_SAMPLE,
         "largest": 700,
         "imbalance": 50.0,
+        "judge_epochs": 40,
         "epochs": 40,
         "deferral": 30,
         "crop_and_flip": True,
@@ -120,6 +120,7 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         **_SAMPLE,
         "largest": 200,
         "exponent": 1.8,
+        "judge_epochs": 80,
         "epochs": 120,
         "deferral": 90,
         "threshold": 25,

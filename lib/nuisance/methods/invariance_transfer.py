@@ -86,9 +86,7 @@ class InvarianceTransfer:
             If a label has no class size, or the generator gives another shape or type than it was given.
         """
         stream = generator(self.seed, _TRANSFER, step)
-        labels = (
-            batch.labels.cpu()
-        )  # drawn and looked up on the CPU, so that a seed means the same on every device
+        labels = batch.labels.cpu()  # looked up where the numbers are drawn, alike for every device
         if (labels >= len(self.probability)).any():
             raise InputError(
                 f"An image has the label {int(labels.max())} but there are sizes of {len(self.probability)} classes; "
