@@ -23,10 +23,13 @@ from nuisance.experiments import natural_transformation_study as nts
 from nuisance.experiments.natural_transformation_settings import DEFAULTS, LIMITS
 from nuisance.methods.directions import Directions, keep_directions, sefa
 from nuisance.methods.inversion import edited, leftover
+from nuisance.methods.natural_transformation import NaturalTransformation
 from nuisance.metrics.intervals import mean_interval
 from nuisance.metrics.samples import frechet_distance, precision_recall
 from nuisance.models.progressive_generator import ProgressiveGenerator
-from nuisance.seeding import deterministic, generator
+from nuisance.models.small_cnn import SmallCNN
+from nuisance.seeding import deterministic, generator, seed_weights
+from nuisance.training import fit
 
 SMALL = {
     "seeds": [0, 1],
@@ -486,18 +489,54 @@ def test_the_standard_row_knows_nothing_of_the_generator(found):
     assert same(alone, found.outcomes["standard", 0])
 
 
-def test_a_row_with_edits_edits_along_the_directions_given(found):
-    given = edits_of(found)
-    again = nt.train_classifier("random", 0, **given)
-    assert same(again, found.outcomes["random", 0])
-    still = nt.train_classifier("random", 0, **given | {"vectors": 0 * given["vectors"]})
-    assert not same(still, again)
-    # edits that do not move are the images themselves
-    losses = still["history"]
+@pytest.mark.parametrize(
+    ("row", "choice"),
+    [
+        ("random", {"choice": "random"}),
+        ("natra", {"choice": "worst", "draws": 2}),
+        ("ascent", {"choice": "worst", "draws": 1, "ascent_steps": 2}),
+    ],
+)
+def test_a_row_with_edits_is_the_method_along_the_kept_directions(row, choice, found, world, sets):
+    latents = found.inverted["train"]["latents"]
+    residual = leftover(world.pictures, latents, sets.train.pixels / 255)
+    seed_weights(1, nt._WEIGHTS)
+    net = SmallCNN(classes=10, width=8).to(memory_format=torch.channels_last)
+    method = NaturalTransformation(
+        net,
+        world.pictures,
+        Directions(world.vectors),
+        steps=40,
+        learning_rate=0.01,
+        amplitude=1.0,
+        rho=0.5,
+        seed=1,
+        **choice,
+    )
+    images = sets.train.with_attributes(latent=latents, residual=residual)
+    history = fit(method, images, epochs=4, batch_size=20, generator=generator(1, nt._ORDER))
+    outcome = found.outcomes[row, 1]
+    assert outcome["history"]["changed_loss"] == pytest.approx(history["changed_loss"], rel=1e-2)
+    for name, weight in net.state_dict().items():
+        assert torch.allclose(outcome["weights"][name], weight, rtol=0.02, atol=0.02)
+
+
+def test_edits_that_do_not_move_are_the_images_themselves(found):
+    given = edits_of(found, vectors=torch.zeros_like(found.directions["sefa"]["vectors"]))
+    losses = nt.train_classifier("random", 0, **given)["history"]
     assert losses["changed_loss"] == pytest.approx(losses["clean_loss"], abs=1e-4)
-    assert again["history"]["changed_loss"] != pytest.approx(again["history"]["clean_loss"], abs=1e-4)
-    learned = nt.train_classifier("learned", 0, **given | {"vectors": found.directions["learned"]["vectors"]})
-    assert not same(learned, found.outcomes["natra", 0])
+    losses = found.outcomes["random", 0]["history"]
+    assert losses["changed_loss"] != pytest.approx(losses["clean_loss"], abs=1e-3)
+
+
+def test_a_shared_seed_means_shared_first_weights(found):
+    still = edits_of(found, settings=TINY | {"learning_rate": 1e-9, "epochs": 1})
+
+    def head(row, seed):
+        return nt.train_classifier(row, seed, **still)["weights"]["fc.weight"]
+
+    assert torch.allclose(head("standard", 0), head("random", 0), atol=1e-6)
+    assert not torch.allclose(head("standard", 0), head("standard", 1), atol=1e-2)
 
 
 @pytest.mark.parametrize("without", ["networks", "inverted", "vectors"])

@@ -83,7 +83,7 @@ SHOWN = 8
 STRETCH = 3
 """Directions are shown so many times beyond their amplitude, at which an eye sees little."""
 REACH_SEVERITY, REACH_STEPS = 3, 12
-JUDGE_WIDTH, REPORT_IMAGES, DESCRIBED = 24, 2000, 200
+JUDGE_WIDTH, REPORT_IMAGES, DESCRIBED = 16, 2000, 200
 
 
 def train_judge(

@@ -243,9 +243,10 @@ def worst_coefficients(
         better = losses > largest
         best, largest = torch.where(better[:, None], tried, best), torch.where(better, losses, largest)
 
-    with torch.no_grad():
-        for candidate in candidates:
-            keep_better(candidate, loss(candidate))
+    if len(candidates) > 1 or not ascent_steps:  # else the first step looks at it
+        with torch.no_grad():
+            for candidate in candidates:
+                keep_better(candidate, loss(candidate))
     current = best
     for _ in range(ascent_steps):
         with torch.enable_grad():
