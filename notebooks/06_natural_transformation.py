@@ -155,14 +155,14 @@ BOXES = {
     "classifier\n$f$": (9.5, 0),
 }
 axes = plt.subplots(figsize=(figures.WIDTH, 1.9))[1]
-drawn = []
+edges = []
 for text, (x, y) in BOXES.items():
     half = 0.8 if "shift" in text else 0.62 if "edit" in text else 0.5
     look = dict(boxstyle="round,pad=0.02", facecolor="white", edgecolor="black")
     axes.add_patch(FancyBboxPatch((x - half, y - 0.35), 2 * half, 0.7, **look))
     axes.text(x, y, text, ha="center", va="center", fontsize=8)
-    drawn.append((x - half, x + half))
-for (_, begin), (end, _) in itertools.pairwise(drawn):
+    edges.append((x - half, x + half))
+for (_, begin), (end, _) in itertools.pairwise(edges):
     axes.add_patch(
         FancyArrowPatch(
             (begin + 0.03, 0), (end - 0.03, 0), arrowstyle="->", mutation_scale=9
@@ -301,7 +301,7 @@ print(
 
 
 # %%
-def directions_table(of):
+def candidates_of(of):
     """The candidates of one way of finding them, a row each."""
     named = of["strongest"]
     frame = pd.DataFrame(
@@ -320,7 +320,7 @@ def directions_table(of):
     return frame
 
 
-tables = {by: directions_table(of) for by, of in results.directions.items()}
+tables = {by: candidates_of(of) for by, of in results.directions.items()}
 figures.number_table(pd.concat(tables, names=["found by", "direction"]))
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two grids: one garment along each kept direction, found by SeFa on the left and learned on the right."}, "figure": {"name": "fig-nt-traversals", "caption": "One validation image along each kept direction, to three times the amplitude of the edits either way (beyond it, where the eye sees more, the class need not hold). The middle column is the reconstruction."}}
@@ -364,9 +364,9 @@ frame = pd.DataFrame(accuracies)
 frame["shown"] = [
     f"{r.value:.3f} [{r.low:.2f}, {r.high:.2f}]" for r in frame.itertuples()
 ]
-wide = frame.pivot(index="metric", columns="method", values="shown")
-wide = wide.loc[list(METRICS), results.rows]
-wide.rename(columns={r: ROWS[r].title for r in ROWS}).rename_axis(
+spread = frame.pivot(index="metric", columns="method", values="shown")
+spread = spread.loc[list(METRICS), results.rows]
+spread.rename(columns={r: ROWS[r].title for r in ROWS}).rename_axis(
     index=None, columns=None
 )
 
@@ -550,8 +550,8 @@ _ = run.finish()
 trials = study.load_record("06_natural_transformation", "search")
 ten = pd.DataFrame(trials["tables"]["Ten seeds that chose nothing"])
 ten["shown"] = [f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in ten.itertuples()]
-wide = ten.pivot(index="metric", columns="setting", values="shown")
-wide.loc[list(METRICS), list(dict.fromkeys(ten.setting))].T.rename_axis(
+spread = ten.pivot(index="metric", columns="setting", values="shown")
+spread.loc[list(METRICS), list(dict.fromkeys(ten.setting))].T.rename_axis(
     index=None, columns=None
 )
 
@@ -568,9 +568,9 @@ search["shown"] = [
     f"{r.value:.3f} [{r.low:.2f}, {r.high:.2f}]" for r in search.itertuples()
 ]
 order = list(dict.fromkeys(zip(search.method, search.setting, strict=True)))
-wide = search.pivot(index=["method", "setting"], columns="metric", values="shown")
-wide = wide.loc[order, list(dict.fromkeys(search.metric))]
-wide.rename(index={r: ROWS[r].title for r in ROWS}).rename_axis(
+spread = search.pivot(index=["method", "setting"], columns="metric", values="shown")
+spread = spread.loc[order, list(dict.fromkeys(search.metric))]
+spread.rename(index={r: ROWS[r].title for r in ROWS}).rename_axis(
     index=["training", "changed"], columns=None
 )
 
