@@ -379,14 +379,14 @@ layout = dict(figsize=(figures.WIDTH, 6.4), sharex=True, sharey=True)
 panels = plt.subplots(3, 3, **layout)[1].ravel()
 for axes, name in zip(panels, DISTORTIONS, strict=True):
     for color, row in zip(figures.PALETTE, results.rows, strict=False):
-        of_seeds = np.array(
+        curves = np.array(
             [
                 of["accuracy"]["clean"] + of["accuracy"][name]
                 for of in (results.outcomes[row, seed] for seed in p.seeds)
             ]
         )
-        ends = [mean_interval(column) for column in of_seeds.T]
-        axes.plot(of_seeds.mean(0), color=color, label=ROWS[row].title, linewidth=1.2)
+        ends = [mean_interval(column) for column in curves.T]
+        axes.plot(curves.mean(0), color=color, label=ROWS[row].title, linewidth=1.2)
         low, high = [end.low for end in ends], [end.high for end in ends]
         axes.fill_between(range(6), low, high, color=color, alpha=0.08)
     axes.set(title=name, ylim=(0, 1))
