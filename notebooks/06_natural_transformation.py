@@ -122,12 +122,12 @@ import torch
 from nuisance import figures
 
 figures.use_style()
-tests = data.distorted(p.dataset, "test", str(p.data_root), settings=vars(p))
-strongest = {"as they are": tests["clean", 0]} | {
-    name: tests[name, 5] for name in DISTORTIONS
+few = sets.test[:12]
+strongest = {"as they are": few} | {
+    name: data.distorted(few, name, 5) for name in DISTORTIONS
 }
 axes = plt.subplots(figsize=(figures.WIDTH, 5.2))[1]
-figures.image_grid([of.pixels[:12] for of in strongest.values()], axes)
+figures.image_grid([of.pixels for of in strongest.values()], axes)
 side_of_tile = sets.side
 axes.set_yticks(
     [(place + 0.5) * side_of_tile for place in range(len(strongest))], list(strongest)
@@ -235,7 +235,7 @@ quality = pd.DataFrame(
 ).T
 figures.number_table(quality)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "A row of real garments above a row of generated ones."}, "figure": {"name": "fig-nt-samples", "caption": "Training images (above) and samples of the generator (below)."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "A row of real garments above a row of generated ones."}, "figure": {"name": "fig-nt-samples", "caption": "Test images (above) and samples of the generator (below)."}}
 axes = plt.subplots(figsize=(figures.WIDTH, 1.9))[1]
 figures.image_grid(results.quality["shown"], axes)
 plt.show()

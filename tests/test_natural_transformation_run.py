@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from nuisance import store, study
-from nuisance.data.distortions import DISTORTIONS, distort
+from nuisance.data.distortions import DISTORTIONS
 from nuisance.data.embedded import load_embedded
 from nuisance.data.images import Images
 from nuisance.errors import DataError, InputError, ParameterError
@@ -67,7 +67,6 @@ CALL = {**COMMON, "settings": TINY}
 
 def forget():
     data._make_sets.cache_clear()
-    data._distorted.cache_clear()
 
 
 @contextmanager
@@ -188,25 +187,19 @@ MOVES = {
 
 
 def test_an_image_is_distorted_in_the_same_direction_at_all_severities(sets):
-    distorted = data.distorted("fashion_mnist20k", "test", "", settings=TINY)
-    assert list(distorted) == [
-        ("clean", 0),
-        *((name, level) for name in DISTORTIONS for level in range(1, 6)),
-    ]
     clean, drawn = sets.test.pixels, []
-    assert torch.equal(distorted["clean", 0].pixels, clean)
-    assert all(torch.equal(of.labels, sets.test.labels) for of in distorted.values())
     for name, move in MOVES.items():
         fits = torch.ones(2, len(clean), dtype=torch.bool)  # either way, as far as it fits at all severities
         for level, amount in enumerate(DISTORTIONS[name].amounts, 1):
             for way, size in enumerate((amount, -amount)):
-                fits[way] &= (distorted[name, level].pixels == move(clean, size)).flatten(1).all(1)
+                fits[way] &= (
+                    (data.distorted(sets.test, name, level).pixels == move(clean, size)).flatten(1).all(1)
+                )
         assert (fits.sum(0) == 1).all()
         drawn.append(fits[0])
         assert 30 < fits[0].sum() < 70
     assert not torch.equal(*drawn)  # drawn anew for every distortion
-    validation = data.distorted("fashion_mnist20k", "validation", "", settings=TINY)["clean", 0]
-    assert torch.equal(validation.pixels, sets.validation.pixels[:100])
+    assert torch.equal(data.distorted(sets.test, "noise", 3).labels, sets.test.labels)
 
 
 def test_all_settings_name_the_same_parameters_keep_to_their_limits_and_decide_a_part():
@@ -271,7 +264,7 @@ def test_samples_are_judged_against_test_images_in_the_judges_features(found, wo
     drawn = {
         "samples": world.pictures(latents),
         "reconstructions": world.pictures(world.encoder(real)),
-        "training images": sets.others.pixels[:100] / 255,
+        "training images": sets.train.pixels[:100] / 255,
     }
     wanted = world.judge.features(real)
     for name, images in drawn.items():
@@ -283,7 +276,7 @@ def test_samples_are_judged_against_test_images_in_the_judges_features(found, wo
         )
     assert found.quality["training images"]["frechet"] < found.quality["samples"]["frechet"]
     originals, samples = found.quality["shown"]
-    assert torch.equal(originals, sets.unlabelled.pixels[:8])
+    assert torch.equal(originals, sets.test.pixels[:8])
     assert (samples / 255 - drawn["samples"][:8]).abs().max() < 0.51 / 255
 
 
@@ -449,9 +442,8 @@ def test_accuracy_is_that_of_a_plain_loop_by_distortion_and_severity(row, found,
     net = nt._classifier(sets, TINY)
     net.load_state_dict(outcome["weights"])
     net.eval()
-    distorted = data.distorted("fashion_mnist20k", "test", "", settings=TINY)
     for name, severity in (("clean", 0), ("scale", 1), ("contrast", 5), ("noise", 3)):
-        of = distorted[name, severity]
+        of = data.distorted(sets.test, name, severity) if severity else sets.test
         pairs = zip(of.pixels, of.labels, strict=True)
         right = [net(pixels[None] / 255).argmax().item() == label for pixels, label in pairs]
         measured = outcome["accuracy"][name][max(0, severity - 1)]
@@ -582,12 +574,14 @@ def test_edits_reach_what_the_generator_can_draw_and_not_noise(found, world, set
         inside = torch.rand(30, vectors.shape[1], generator=generator(1)) - 0.5
         moved = edited(world.pictures, w + inside @ vectors.T, leftover(world.pictures, w, x))
 
-    def by_the_generator(pixels, name, severity, *, generator):
-        assert torch.equal(pixels, sets.test.pixels[:30])
-        assert severity == 3
-        return distort(pixels, name, severity, generator=generator) if name == "noise" else nt._bytes(moved)
+    plain = data.distorted
 
-    monkeypatch.setattr(nt, "distort", by_the_generator)
+    def by_the_generator(images, name, severity):
+        assert torch.equal(images.pixels, sets.test.pixels[:30])
+        assert severity == 3
+        return plain(images, name, severity) if name == "noise" else Images(nt._bytes(moved), images.labels)
+
+    monkeypatch.setattr(nt, "distorted", by_the_generator)
     given = {"networks": found.networks, "judge": found.judge, "vectors": vectors, **CALL}
     reach = nt.measure_reach(**given)["reach"]
     assert reach.keys() == DISTORTIONS.keys()
@@ -595,14 +589,14 @@ def test_edits_reach_what_the_generator_can_draw_and_not_noise(found, world, set
         assert 0.7 < reach["rotation"][space] <= 1
         assert -1e-5 < reach["noise"][space] < 0.3
     # an edit of nothing reaches nothing
-    monkeypatch.setattr(nt, "distort", distort)
+    monkeypatch.setattr(nt, "distorted", plain)
     nowhere = nt.measure_reach(**given | {"vectors": 0 * vectors})["reach"]
     assert all(abs(of["kept"]) < 1e-5 for of in nowhere.values())
 
 
 @torch.no_grad()
 def test_reach_is_a_share_and_directions_are_checked_on_test_images(found, world, sets):
-    assert all(-1e-5 < share <= 1 for of in found.reach["reach"].values() for share in of.values())
+    assert all(-1e-5 < of["kept"] <= of["latent"] <= 1 for of in found.reach["reach"].values())
     images = sets.test.pixels[:30] / 255
     latents = world.encoder(images)
     expected = keep_directions(

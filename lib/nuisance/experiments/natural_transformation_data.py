@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from nuisance.data import celeba
-from nuisance.data.distortions import DISTORTIONS, SEVERITIES, distort
+from nuisance.data.distortions import DISTORTIONS, distort
 from nuisance.data.embedded import checksums, load_embedded
 from nuisance.data.images import Images
 from nuisance.data.photos import fingerprint_files
@@ -24,8 +24,9 @@ from nuisance.seeding import generator
 
 EMBEDDED = "fashion_mnist20k"
 
-# One random stream for every purpose, so that adding one never shifts another; the experiment's begin at 10.
-_ORDER, _DISTORTION = range(2)
+# One random stream for every purpose, so that adding one never shifts another; the methods' are below 10, and the
+# experiment's from there.
+_ORDER, _DISTORTION = range(30, 32)
 
 _READ = ("images", "test_images", "side", "cap")
 """The settings that decide what is read."""
@@ -86,7 +87,8 @@ def make_sets(dataset: str, *, data_root: str, settings: dict[str, Any]) -> Sets
 @lru_cache(maxsize=1)
 def _make_sets(dataset: str, data_root: str, images: int, test_images: int, side: int, cap: int) -> Sets:
     if dataset == EMBEDDED:
-        splits = load_embedded(EMBEDDED)
+        splits = dict(load_embedded(EMBEDDED))
+        splits["validation"] = _shuffled(splits["validation"])  # whose first images are of few classes
     else:
         read = celeba.load_celeba(
             Path(data_root) / "celeba", partial(celeba.prepare_face, side=side), cap=cap or None
@@ -105,26 +107,10 @@ def _shuffled(images: Images) -> Images:
     return images[torch.randperm(len(images), generator=generator(0, _ORDER))]
 
 
-def distorted(
-    dataset: str, split: str, data_root: str, *, settings: dict[str, Any]
-) -> dict[tuple[str, int], Images]:
-    """Test (or validation) images as they are, by ``("clean", 0)``, and under every distortion and severity."""
-    return _distorted(dataset, split, data_root, *(settings[name] for name in _READ))
-
-
-@lru_cache(maxsize=1)  # the rows of a table are judged on the same images
-def _distorted(
-    dataset: str, split: str, data_root: str, images: int, test_images: int, side: int, cap: int
-) -> dict[tuple[str, int], Images]:
-    clean = getattr(_make_sets(dataset, data_root, images, test_images, side, cap), split)[:test_images]
-    found = {("clean", 0): clean}
-    for number, name in enumerate(DISTORTIONS):
-        for severity in range(1, SEVERITIES + 1):
-            random = generator(0, _DISTORTION, number)  # the same directions at every severity
-            found[name, severity] = Images(
-                distort(clean.pixels, name, severity, generator=random), clean.labels
-            )
-    return found
+def distorted(images: Images, name: str, severity: int) -> Images:
+    """Images under a distortion, each changed in the same direction at every severity."""
+    random = generator(0, _DISTORTION, list(DISTORTIONS).index(name))
+    return Images(distort(images.pixels, name, severity, generator=random), images.labels)
 
 
 def fingerprint(dataset: str, data_root: str, generator_file: str) -> dict[str, str]:

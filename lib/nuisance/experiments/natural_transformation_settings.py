@@ -109,6 +109,7 @@ LIMITS: dict[str, Limit] = {
         above(0),
     ),
     **dict.fromkeys(("seeds", "cap", "ascent_steps", "smallest_change"), at_least(0)),
-    **dict.fromkeys(("largest_flip", "rho"), between(0, 1)),
+    "largest_flip": between(0, 1),
+    "rho": Limit("above 0, up to 1", lambda share: 0 < share <= 1),
 }
 """What those parameters may be."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nuisance.data.distortions import DISTORTIONS
+from nuisance.errors import ParameterError
 from nuisance.experiments.natural_transformation import (
     ROWS,
     find_directions,
@@ -19,6 +20,7 @@ from nuisance.experiments.natural_transformation import (
     train_generator,
     train_judge,
 )
+from nuisance.methods.directions import require_rising
 from nuisance.metrics.intervals import Interval, mean_interval
 from nuisance.study import Run
 
@@ -126,6 +128,11 @@ clean = under("clean")
 def compare(run: Run) -> Results:
     """Train the generator, find directions, train every row, and judge all."""
     p = run.parameters
+    require_rising(p.amplitudes)  # before anything is trained
+    if not p.generator_file and p.directions > p.latent:
+        raise ParameterError(
+            f"directions is {p.directions} but a latent has only {p.latent} numbers; ask for fewer."
+        )
     networks, judge, outcomes = prepare(run, PEERS, p.seeds)
     nets = {"networks": networks, "settings": _settings(p, [*SETS, *GENERATOR])} | _common(p)
     judged = {**nets, "judge": judge}

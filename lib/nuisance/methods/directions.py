@@ -271,8 +271,7 @@ def keep_directions(
         If the amplitudes do not rise from above 0.
     """
     steps = list(amplitudes)
-    if not steps or not all(low < high for low, high in pairwise([0.0, *steps, float("inf")])):
-        raise ParameterError(f"amplitudes is {steps} but must rise from above 0.")
+    require_rising(steps)
     require_directions(directions, generator.latent)
     require_latents(latents, generator.latent)
     if residual is None:
@@ -419,6 +418,12 @@ def batch_latents(batch: Images, dimensions: int) -> Tensor:
         )
     require_latents(latents, dimensions)
     return latents
+
+
+def require_rising(amplitudes: Sequence[float]) -> None:
+    """Refuse amplitudes that do not rise from above 0."""
+    if not amplitudes or not all(low < high for low, high in pairwise([0.0, *amplitudes, float("inf")])):
+        raise ParameterError(f"amplitudes is {list(amplitudes)} but must rise from above 0.")
 
 
 def require_directions(directions: Directions, dimensions: int) -> None:
