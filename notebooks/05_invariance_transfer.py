@@ -266,7 +266,7 @@ if drawn:
     plt.show()
 
 # %% [markdown]
-# eKLD is confounded with confidence: a classifier that is never sure moves little. So here it stands beside the share of transforms that leave the predicted class as it was (*agreement*), the mean *confidence* on transformed images, and the balanced accuracy on test images; and beside the eKLD with the released code's slip, in which images of one class differ as well.
+# eKLD is confounded with confidence: a classifier that is never sure moves little. So here it stands beside the share of transforms that leave the predicted class as it was (*agreement*), the mean *confidence* on transformed images, and the balanced accuracy on test images (by as much as confidence lies above accuracy, a classifier is surer than it should be); and beside the eKLD with the released code's slip, in which images of one class differ as well.
 
 # %%
 MEASURES = {
