@@ -36,7 +36,7 @@ _REDUCED: dict[str, Any] = {
     "smallest_change": 0.005,
     "largest_flip": 0.05,
     "judge_epochs": 3,
-    "epochs": 7,
+    "epochs": 9,
     "batch_size": 64,
     "learning_rate": 5e-3,
     "width": 12,
