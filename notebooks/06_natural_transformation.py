@@ -230,6 +230,7 @@ for found_by, of in results.directions.items():
 # %%
 import pandas as pd
 
+pd.set_option("display.max_colwidth", None)
 quality = pd.DataFrame(
     {name: of for name, of in results.quality.items() if name != "shown"}
 ).T
@@ -246,6 +247,8 @@ plt.show()
 # {numref}`fig-nt-reconstruction` shows test images in the three stages. PSNR is that of the mean squared error over all images that were reconstructed; the feature distance is in the judge's features, which took no part in the optimisation.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Four rows of garments: test images, and their reconstructions by the encoder, after shifting, and after expansion; beside them bars of PSNR and feature distance by stage."}, "figure": {"name": "fig-nt-reconstruction", "caption": "Test images and their reconstructions; right, PSNR in dB (higher is better) and the distance of the judge's features (lower is better), with 95 % intervals over images."}}
+from nuisance.methods.inversion import psnr
+
 STAGES = ("encoder", "shift", "expansion")
 layout = dict(figsize=(figures.WIDTH, 2.6), width_ratios=[2.2, 1, 1])
 panels = plt.subplots(1, 3, **layout)[1]
@@ -258,11 +261,11 @@ errors = {stage: results.reconstructed[stage]["error"] for stage in STAGES}
 far = {stage: results.reconstructed[stage]["feature_distance"] for stage in STAGES}
 for number, stage in enumerate(STAGES):
     mean = mean_interval(errors[stage])
-    decibel = [-10 * torch.tensor(v).log10() for v in (mean.value, mean.high, mean.low)]
-    mean_far = mean_interval(far[stage])
+    decibel = psnr(torch.tensor([mean.value, mean.high, mean.low])).tolist()
+    distance = mean_interval(far[stage])
     for axes, (value, low, high) in zip(
         panels[1:],
-        ([float(v) for v in decibel], (mean_far.value, mean_far.low, mean_far.high)),
+        (decibel, (distance.value, distance.low, distance.high)),
         strict=True,
     ):
         around = [[value - low], [high - value]]
