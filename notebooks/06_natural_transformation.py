@@ -374,8 +374,6 @@ spread.rename(columns={r: ROWS[r].title for r in ROWS}).rename_axis(
 )
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Nine panels, one for each distortion: test accuracy against severity for every training."}, "figure": {"name": "fig-nt-severity", "caption": "Test accuracy by distortion and severity (0: as they are), means over the seeds, with bands of their 95 % intervals. The last two distortions are not natural."}}
-import itertools
-
 import numpy as np
 
 layout = dict(figsize=(figures.WIDTH, 6.4), sharex=True, sharey=True)
@@ -388,7 +386,7 @@ for axes, name in zip(panels, DISTORTIONS, strict=True):
                 for of in (results.outcomes[row, seed] for seed in p.seeds)
             ]
         )
-        ends = [mean_interval(column) for column in curves.T]
+        ends = [mean_interval(column) for column in curves.T.tolist()]
         axes.plot(curves.mean(0), color=color, label=ROWS[row].title, linewidth=1.2)
         low, high = [end.low for end in ends], [end.high for end in ends]
         axes.fill_between(range(6), low, high, color=color, alpha=0.08)
