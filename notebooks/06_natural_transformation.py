@@ -163,11 +163,8 @@ for text, (x, y) in BOXES.items():
     axes.text(x, y, text, ha="center", va="center", fontsize=8)
     edges.append((x - half, x + half))
 for (_, begin), (end, _) in itertools.pairwise(edges):
-    axes.add_patch(
-        FancyArrowPatch(
-            (begin + 0.03, 0), (end - 0.03, 0), arrowstyle="->", mutation_scale=9
-        )
-    )
+    look = dict(arrowstyle="->", mutation_scale=9, color="black", shrinkA=0, shrinkB=0)
+    axes.add_patch(FancyArrowPatch((begin + 0.04, 0), (end - 0.04, 0), **look))
 arrow = dict(arrowstyle="->", mutation_scale=9, color=figures.PALETTE[0])
 axes.add_patch(
     FancyArrowPatch((0, 0.38), (8.2, 0.38), connectionstyle="arc3,rad=-0.12", **arrow)
@@ -187,9 +184,9 @@ plt.show()
 # %% [markdown]
 # **Shifting** (batch inverse encoding and shifting) starts at the encoder's latents and descends, for every image of a batch by itself,
 #
-# $$ \big| G(w') - x \big|^2 + \beta_\phi \big| \phi(G(w')) - \phi(x) \big|^2 + \beta_E \big| w' - E(G(w')) \big|^2 , \qquad w' = E(x) + \delta, $$ (eq-nt-shift)
+# $$ \big| G(w') - x \big|^2 + \beta_\phi \big| \phi(G(w')) - \phi(x) \big|^2 + \beta_E \big| w' - E(G(w')) \big|^2 $$ (eq-nt-shift)
 #
-# each term a mean, with features $\phi$ of the discriminator. These are the terms of in-domain inversion {cite:p}`zhu2020indomain`; that the abstract's shift is this refinement is our reading.
+# in $w' = E(x) + \delta$, each term a mean, with features $\phi$ of the discriminator. These are the terms of in-domain inversion {cite:p}`zhu2020indomain`; that the abstract's shift is this refinement is our reading.
 #
 # **Expansion** gives an image several codes $w_1, \ldots, w_N$ and adds up their feature maps at a layer in the middle of $G = G_2 \circ G_1$, with an importance for every channel {cite:p}`gu2020image`: $x' = G_2 \big( \sum_n \alpha_n \odot G_1(w_n) \big)$.
 #
@@ -197,7 +194,9 @@ plt.show()
 #
 # **Training.** With kept directions $U$, each as long as it may be followed, the classifier descends
 #
-# $$ (1 - \rho) \, \mathrm{CE}(f(x), y) + \rho \max_{c} \mathrm{CE}\big(f(x'(c)), y\big), \qquad x'(c) = \mathrm{clip}\big(G(w + U c) + x - G(w)\big) . $$ (eq-nt-objective)
+# $$ (1 - \rho) \, \mathrm{CE}(f(x), y) + \rho \max_{c} \mathrm{CE}\big(f(x'(c)), y\big) $$ (eq-nt-objective)
+#
+# with the edit $x'(c) = \mathrm{clip}\big(G(w + U c) + x - G(w)\big)$.
 #
 # The inner maximum is the worst of a few edits, each along one direction, or is sought by sign-gradient steps on all coefficients $|c_k| \le 1$ at once. *Random* takes one edit as it is drawn: it tells how much of a gain is more data, and how much the adversary's choice.
 
@@ -250,7 +249,7 @@ plt.show()
 from nuisance.methods.inversion import psnr
 
 STAGES = ("encoder", "shift", "expansion")
-layout = dict(figsize=(figures.WIDTH, 2.6), width_ratios=[2.2, 1, 1])
+layout = dict(figsize=(figures.WIDTH, 2.8), width_ratios=[3.2, 1, 1])
 panels = plt.subplots(1, 3, **layout)[1]
 shown = results.reconstructed["shown"]
 figures.image_grid(shown, panels[0])
@@ -323,35 +322,41 @@ def candidates_of(of):
     return frame
 
 
-tables = {by: candidates_of(of) for by, of in results.directions.items()}
+WAYS = {"sefa": "SeFa", "learned": "learned"}
+tables = {title: candidates_of(results.directions[by]) for by, title in WAYS.items()}
 figures.number_table(pd.concat(tables, names=["found by", "direction"]))
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two grids: one garment along each kept direction, found by SeFa on the left and learned on the right."}, "figure": {"name": "fig-nt-traversals", "caption": "One validation image along each kept direction, to three times the amplitude of the edits either way (beyond it, where the eye sees more, the class need not hold). The middle column is the reconstruction."}}
-WAYS = {"sefa": "SeFa", "learned": "learned"}
-panels = plt.subplots(1, 2, figsize=(figures.WIDTH, 5.0))[1]
-for axes, (by, title) in zip(panels, WAYS.items(), strict=True):
+# %% tags=["hide-input"] mystnb={"image": {"alt": "For SeFa and for learned directions: one garment at both ends of each kept direction, and a map of where it becomes brighter and darker."}, "figure": {"name": "fig-nt-traversals", "caption": "One validation image along each kept direction, three times as far either way as edits go, since less is hard to see: its reconstruction in the middle, and right the difference of the two ends (red: brighter at the positive end, blue: darker)."}}
+layout = dict(figsize=(figures.WIDTH, 5.4), width_ratios=[3, 1, 3, 1])
+panels = plt.subplots(1, 4, **layout)[1].reshape(2, 2)
+for (left, right), (by, title) in zip(panels, WAYS.items(), strict=True):
     of = results.directions[by]
-    axes.set_title(title)
     if of["shown"] is None:
-        axes.axis("off")
+        left.axis("off")
+        right.axis("off")
         continue
-    figures.image_grid(of["shown"], axes)
-    height, columns = of["shown"].shape[-2], of["shown"].shape[1]
+    ends = of["shown"][:, [0, 2, 4]]
+    figures.image_grid(ends, left)
+    change = (ends[:, 2].float() - ends[:, 0].float()).mean(1).flatten(0, 1) / 255
+    largest = change.abs().max()
+    right.imshow(change, cmap="RdBu_r", vmin=-largest, vmax=largest)
+    right.set(xticks=[], yticks=[], title="change")
+    right.axis("off")
+    height = ends.shape[-2]
     labels = [f"{n}, {name or '?'}" for n, name in enumerate(of["strongest"])]
     kept = [label for label, yes in zip(labels, of["kept"], strict=True) if yes]
-    axes.set_yticks([(place + 0.5) * height for place in range(len(kept))], kept)
-    axes.set_xticks(
-        [(place + 0.5) * height for place in range(columns)],
-        [f"{STRETCH * step / 2:g}" for step in range(-2, 3)],
+    left.set_yticks([(place + 0.5) * height for place in range(len(kept))], kept)
+    left.set_xticks(
+        [(place + 0.5) * height for place in range(3)], [-STRETCH, 0, STRETCH]
     )
-    axes.tick_params(length=0)
-    axes.set_xlabel("amplitude, in that of the edits")
+    left.tick_params(length=0, labelsize=8)
+    left.set_title(title)
 plt.show()
 
 # %% [markdown]
 # ### Does it make classifiers robust?
 #
-# Accuracy on test images, mean over severities 1 to 5. *Natural* is the mean over the natural distortions. {numref}`fig-nt-severity` shows it by severity.
+# Accuracy on test images, mean over severities 1 to 5. *Natural* is the mean over the natural distortions. {numref}`fig-nt-severity` shows it by severity, as the difference to standard training.
 
 # %%
 METRICS = {"clean": nt.clean, "natural": nt.natural, "not natural": nt.other} | {
@@ -365,38 +370,52 @@ accuracies = [
 run.table("Accuracy by training", accuracies)
 frame = pd.DataFrame(accuracies)
 frame["shown"] = [
-    f"{r.value:.3f} [{r.low:.2f}, {r.high:.2f}]" for r in frame.itertuples()
+    f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in frame.itertuples()
 ]
-spread = frame.pivot(index="metric", columns="method", values="shown")
-spread = spread.loc[list(METRICS), results.rows]
-spread.rename(columns={r: ROWS[r].title for r in ROWS}).rename_axis(
-    index=None, columns=None
-)
+titles = {row: of.title for row, of in ROWS.items()}
+spread = frame.pivot(index="method", columns="metric", values="shown")
+spread = spread.loc[results.rows, list(METRICS)[:3]].rename(index=titles)
+spread.rename_axis(index=None, columns=None)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Nine panels, one for each distortion: test accuracy against severity for every training."}, "figure": {"name": "fig-nt-severity", "caption": "Test accuracy by distortion and severity (0: as they are), means over the seeds, with bands of their 95 % intervals. The last two distortions are not natural."}}
+# %%
+means = frame.pivot(index="method", columns="metric", values="value")
+means = means.loc[results.rows, list(DISTORTIONS)].rename(index=titles)
+figures.number_table(means.rename_axis(index=None, columns=None))
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Nine panels, one for each distortion: by how much each training is more accurate than standard training, against severity."}, "figure": {"name": "fig-nt-severity", "caption": "Accuracy minus that of standard training (whose own is dotted, on the right axis) by distortion and severity; means over the seeds with bands of their 95 % intervals, seed by seed. Blur and noise are not natural."}}
 import numpy as np
 
-layout = dict(figsize=(figures.WIDTH, 6.4), sharex=True, sharey=True)
+layout = dict(figsize=(figures.WIDTH, 6.6), sharex=True, sharey=True)
 panels = plt.subplots(3, 3, **layout)[1].ravel()
-for axes, name in zip(panels, DISTORTIONS, strict=True):
-    for color, row in zip(figures.PALETTE, results.rows, strict=False):
-        curves = np.array(
-            [
-                of["accuracy"]["clean"] + of["accuracy"][name]
-                for of in (results.outcomes[row, seed] for seed in p.seeds)
-            ]
-        )
-        ends = [mean_interval(column) for column in curves.T.tolist()]
-        axes.plot(curves.mean(0), color=color, label=ROWS[row].title, linewidth=1.2)
+SEVERITIES = range(6)
+
+
+def by_severity(row, name):
+    """Accuracies by seed and severity, from 0."""
+    of_row = [results.outcomes[row, seed]["accuracy"] for seed in p.seeds]
+    return np.array([of["clean"] + of[name] for of in of_row])
+
+
+for place, (axes, name) in enumerate(zip(panels, DISTORTIONS, strict=True)):
+    base = by_severity("standard", name)
+    for color, row in zip(figures.PALETTE[1:], results.rows[1:], strict=False):
+        more = by_severity(row, name) - base
+        ends = [mean_interval(column) for column in more.T.tolist()]
+        axes.plot(more.mean(0), color=color, label=ROWS[row].title, linewidth=1.2)
         low, high = [end.low for end in ends], [end.high for end in ends]
-        axes.fill_between(range(6), low, high, color=color, alpha=0.08)
-    axes.set(title=name, ylim=(0, 1))
+        axes.fill_between(SEVERITIES, low, high, color=color, alpha=0.08)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set(title=name, ylim=(-0.15, 0.25))
+    other = axes.twinx()
+    other.plot(base.mean(0), ":", color="black", linewidth=1)
+    other.set(ylim=(0, 1), yticks=[0, 0.5, 1] if place % 3 == 2 else [])
+    if place == 5:
+        other.set_ylabel("accuracy, standard")
 for axes in panels[6:]:
     axes.set_xlabel("severity")
-for axes in panels[::3]:
-    axes.set_ylabel("accuracy")
+panels[3].set_ylabel("accuracy minus standard's")
 handles = panels[0].get_legend_handles_labels()
-panels[0].figure.legend(*handles, loc="outside lower center", ncol=4)
+panels[0].figure.legend(*handles, loc="outside lower center", ncol=3)
 plt.show()
 
 # %% [markdown]
