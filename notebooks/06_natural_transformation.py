@@ -388,6 +388,10 @@ import numpy as np
 layout = dict(figsize=(figures.WIDTH, 6.6), sharex=True, sharey=True)
 panels = plt.subplots(3, 3, **layout)[1].ravel()
 SEVERITIES = range(6)
+COLORS = {
+    row: figures.PALETTE[number]
+    for row, number in zip(ROWS, (7, 1, 2, 3, 9, 4, 0, 5), strict=True)
+}
 
 
 def by_severity(row, name):
@@ -398,12 +402,13 @@ def by_severity(row, name):
 
 for place, (axes, name) in enumerate(zip(panels, DISTORTIONS, strict=True)):
     base = by_severity("standard", name)
-    for color, row in zip(figures.PALETTE[1:], results.rows[1:], strict=False):
+    for row in results.rows[1:]:
         more = by_severity(row, name) - base
         ends = [mean_interval(column) for column in more.T.tolist()]
-        axes.plot(more.mean(0), color=color, label=ROWS[row].title, linewidth=1.2)
+        look = dict(color=COLORS[row], label=ROWS[row].title, linewidth=1.2)
+        axes.plot(more.mean(0), **look)
         low, high = [end.low for end in ends], [end.high for end in ends]
-        axes.fill_between(SEVERITIES, low, high, color=color, alpha=0.08)
+        axes.fill_between(SEVERITIES, low, high, color=COLORS[row], alpha=0.08)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(title=name, ylim=(-0.15, 0.25))
     other = axes.twinx()
@@ -447,9 +452,10 @@ if results.edits:
     panels = plt.subplots(1, 2, figsize=(figures.WIDTH, 3.2), sharey=True)[1]
     through = results.edits[p.seeds[0]]["amplitudes"]
     for axes, kind in zip(panels, ("mean", "worst"), strict=True):
-        for color, row in zip(figures.PALETTE, results.rows, strict=False):
+        for row in results.rows:
             heights = results.edited(row, kind).mean(0)
-            axes.plot(through, heights, "o-", ms=3, color=color, label=ROWS[row].title)
+            look = dict(color=COLORS[row], label=ROWS[row].title)
+            axes.plot(through, heights, "o-", ms=3, **look)
         axes.set(title=f"{kind} edit", xlabel="amplitude")
     panels[0].set_ylabel("accuracy")
     handles = panels[0].get_legend_handles_labels()
