@@ -522,6 +522,10 @@ def test_a_row_with_git_needs_a_generator(first):
             "compared names 'dilation', which is not among",
         ),
         ({"generated": ["rotation"], "nuisances": ["background"]}, "generated names 'rotation'"),
+        (
+            {"nuisances": ["rotation", "background"], "compared": "rotation"},
+            r"compared is 'rotation', for which no generator is trained; add it to generated, \['background'\]",
+        ),
     ],
 )
 def test_parameters_that_do_not_go_together_are_refused_before_anything_is_trained(changed, words):

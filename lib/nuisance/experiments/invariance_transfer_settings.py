@@ -7,7 +7,7 @@ finished parts valid.
 from typing import Any
 
 from nuisance.experiments.invariance_transfer_data import NATURAL, NUISANCES
-from nuisance.limits import Limit, above, at_least, between, one_of
+from nuisance.limits import Limit, above, at_least, one_of
 
 _CLASSIFIER: dict[str, Any] = {
     "batch_size": 64,
@@ -174,7 +174,7 @@ LIMITS: dict[str, Limit] = {
     **dict.fromkeys(("largest", "kl_images"), at_least(2)),
     "imbalance": at_least(1),
     "seeds": at_least(0),
-    "share": between(0, 1),
+    "share": Limit("at least 0, up to 1", lambda share: 0 <= share <= 1),
     **dict.fromkeys(("nuisances", "generated", "compared"), one_of(*NUISANCES)),
 }
 """What those parameters may be."""

@@ -181,6 +181,10 @@ def compare(run: Run) -> Results:
     for name, chosen in (("compared", [p.compared]), ("generated", p.generated)):
         if strange := [nuisance for nuisance in chosen if nuisance not in p.nuisances]:
             raise ParameterError(f"{name} names {strange[0]!r}, which is not among nuisances, {p.nuisances}.")
+    if p.compared not in p.generated:
+        raise ParameterError(
+            f"compared is {p.compared!r}, for which no generator is trained; add it to generated, {p.generated}."
+        )
     wanted = [
         (row, nuisance, seed)
         for nuisance in p.nuisances
@@ -193,8 +197,7 @@ def compare(run: Run) -> Results:
         Trained(row, nuisance, seed, p.threshold if ROWS[row].transfer in ("below", "ramp") else 0)
         for row, nuisance, seed in wanted
     ]
-    if p.compared in p.generated:
-        arms += [Trained("drs_git", p.compared, seed, k) for k in p.thresholds for seed in p.seeds]
+    arms += [Trained("drs_git", p.compared, seed, k) for k in p.thresholds for seed in p.seeds]
     judges, generators = draw(run, p.generated, p.seeds)
     outcomes = train(run, arms, {key: found["weights"] for key, found in generators.items()})
     return Results(outcomes, generators, judges, p.seeds, p.threshold, p.compared)
