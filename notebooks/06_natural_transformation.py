@@ -576,10 +576,14 @@ _ = run.finish()
 trials = study.load_record("06_natural_transformation", "search")
 ten = pd.DataFrame(trials["tables"]["Ten seeds that chose nothing"])
 ten["shown"] = [f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in ten.itertuples()]
-spread = ten.pivot(index="metric", columns="setting", values="shown")
-spread.loc[list(METRICS), list(dict.fromkeys(ten.setting))].T.rename_axis(
-    index=None, columns=None
-)
+order = list(dict.fromkeys(ten.setting))
+spread = ten.pivot(index="setting", columns="metric", values="shown")
+spread.loc[order, list(METRICS)[:3]].rename_axis(index=None, columns=None)
+
+# %% tags=["hide-input"]
+means = ten.pivot(index="setting", columns="metric", values="value")
+means = means.loc[order, list(DISTORTIONS)]
+figures.number_table(means.rename_axis(index=None, columns=None))
 
 # %% [markdown]
 # TEN
