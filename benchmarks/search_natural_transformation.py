@@ -43,7 +43,9 @@ PAIRS = (
     ("ascent", "random"),
     ("ascent", "pixels"),
     ("ascent", "rand_augment"),
-    ("learned", "ascent"),
+    ("learned", "natra"),
+    ("ascent", "natra"),
+    ("aug_mix", "standard"),
     ("pixels", "standard"),
     ("rand_augment", "standard"),
 )

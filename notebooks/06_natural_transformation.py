@@ -570,7 +570,7 @@ _ = run.finish()
 #
 # ### Ten more seeds
 #
-# Three seeds are few. The record of another run, `benchmarks/search_natural_transformation.py`, has ten seeds that had no part in any choice, on test images with the chapter's settings, generator and directions: differences seed by seed. *Learned directions* train as the gradient steps do, along the directions that were learned.
+# Three seeds are few. The record of another run, `benchmarks/search_natural_transformation.py`, has ten seeds that had no part in any choice, on test images with the chapter's settings, generator and directions: differences seed by seed. *Learned directions* train as the worst of draws does, along the directions that were learned.
 
 # %% tags=["hide-input"]
 trials = study.load_record("06_natural_transformation", "search")
