@@ -13,7 +13,7 @@
 #
 # **What is at hand** is the abstract alone, and no code. Its words are *batch inverse encoding and shifting*, *latent codes expansion*, *unsupervised attribute directing and manipulation*. What they compute is our inference from the closest published methods, and named so wherever it appears. There is no number of the study to compare with, and none is attributed to it. A relative is AdvMix {cite:p}`gowal2020achieving`, which mixes StyleGAN's latents adversarially.
 #
-# **What you will be able to do** after this chapter: judge a generator by numbers; invert images into its latent space, in batches; find directions without labels, and keep those that leave the class; train on worst-case edits; and say beforehand which distortions this can help against.
+# **What you will be able to do** after this chapter: judge a generator by numbers; invert images into its latent space, in batches; find directions without labels, and keep those that leave the class; train on worst-case edits; and measure beforehand which distortions this could help against.
 #
 # **How long it takes.** The reduced run, which is what this page shows, needs about four minutes on two cores from an empty store. Its images are garments of Fashion-MNIST {cite:p}`xiao2017fashion`; its generator, a small VAE-GAN {cite:p}`larsen2016autoencoding` trained here, is a **stand-in** for the study's well-trained generators. *Ours* was computed by this run or by one of the runs that the page names.
 
@@ -592,11 +592,11 @@ figures.number_table(means.rename_axis(index=None, columns=None))
 # %% [markdown]
 # Now it shows. Gradient steps are more accurate under natural distortions than standard training, and **lose nothing on images as they are**, where the pixel adversary and RandAugment lose two points. The gain is the adversary's: random edits gain nothing, the worst of a few draws hardly more, and directions that were learned serve no better than SeFa's. (Gradient steps also move along all directions at once, where a draw takes one; this table does not part the two.)
 #
-# Where the gain is, fits {numref}`fig-nt-reach`: largest for thickness, which kept edits imitate best, and for translation; none for contrast and noise, where the pixel adversary and RandAugment gain most. Averaged over the natural distortions NaTra and the pixel adversary are level, since each is good at what it practises; RandAugment, which has practised most of the test, is a little ahead of both. So C1.3 is half true at our scale: better than standard training, not better than the pixel adversary.
+# The gain is where shapes move: thickness, translation, rotation, size. {numref}`fig-nt-reach` explains a part of that: thickness is what kept edits imitate best, and noise, which they cannot imitate, gains nothing. But it is not enough to be in reach. Brightness, contrast and blur are so by the same measure, and gain nothing, where the pixel adversary and AugMix gain most. Averaged over the natural distortions NaTra and the pixel adversary are level, each good at what it practises; RandAugment, which has practised most of the test, is a little ahead of both. So C1.3 is half true at our scale: better than standard training, not better than the pixel adversary.
 #
 # ## How the settings came about
 #
-# Sizes of networks and data were set by what fits four minutes. The rest was looked at on validation images, under the same distortions, with three other seeds; the table is of the same record. The pixel adversary's radius was chosen there as well, so that it is no straw man.
+# Sizes of networks and data were set by what fits four minutes. The rest, the pixel adversary's radius too, so that it is no straw man, was set by first trials on validation images under the same distortions. The table, of the same record, was made afterwards, on validation images with three other seeds; nothing was changed after it.
 
 # %% tags=["hide-input"]
 search = pd.DataFrame(trials["tables"]["Trainings by setting"])
@@ -611,7 +611,7 @@ spread.rename(index={r: ROWS[r].title for r in ROWS}).rename_axis(
 )
 
 # %% [markdown]
-# Beyond the chapter's settings: a larger radius of the pixel adversary costs clean accuracy and gains no natural one. Directions that are followed until a fifth of the edits change class (`largest_flip`) do gradient steps harm, for they then learn wrong labels; the worst of draws, which edits along one direction only, bears it. Half the amplitude, or half the weight of the edits, gives a part of the gain. The chapter's settings had been fixed before this table was made, and were kept.
+# Beyond the chapter's settings: a larger radius of the pixel adversary costs clean accuracy and gains no natural one. Directions that are followed until a fifth of the edits change class (`largest_flip`) do gradient steps harm, which combine them: many labels are then wrong. The worst of draws, along one direction at a time, bears it. Half the amplitude, or half the weight of the edits, gives a part of the gain.
 #
 # ## What is the abstract's, and what is ours
 #
@@ -630,8 +630,8 @@ spread.rename(index={r: ROWS[r].title for r in ROWS}).rename_axis(
 # ## Summary
 #
 # - A generator's directions are only as natural as a judge makes them: followed further, nearly all of them change the class, and then they teach wrong labels.
-# - Within these limits, training on the worst edit made classifiers more robust to what edits can imitate, at no cost on clean images; random edits did nothing.
-# - Which distortions edits can imitate is measurable before any training. Elsewhere expect nothing.
+# - Within these limits, training on the worst edit made classifiers more robust where shapes move, at no cost on clean images; random edits did nothing.
+# - Which distortions edits can imitate is measurable before any training. Out of reach expect nothing; within reach, look.
 # - Compare with random edits, and with cheap augmentation. What a generator adds must be shown against both.
 #
 # ## Exercises
