@@ -259,6 +259,26 @@ columns = [metric for metric in REPORTED if metric in wide]
 wide.loc[p.generated, columns].rename_axis(index=None, columns=None)
 
 # %% [markdown]
+# *Kept* by the number of training images of the class, means over the sets. Each set has another garment at every rank.
+
+# %%
+by_rank = {
+    title: [
+        mean_interval(of_rank).value
+        for of_rank in zip(
+            *(
+                results.generators[title, seed]["report"]["kept_by_class"]
+                for seed in p.seeds
+            ),
+            strict=True,
+        )
+    ]
+    for title in p.generated
+}
+kept = pd.DataFrame(by_rank, index=sizes).head(10).T
+figures.number_table(kept, digits=2)
+
+# %% [markdown]
 # A collapsed generator would show here: versions that do not vary with the style, or that the judge cannot place. Ours vary enough. But on backgrounds the judge sees the original's class in only {glue:text}`kept_background:.2f` of the versions, where it sees it in {glue:text}`real_kept_background:.2f` of the originals (on dilation {glue:text}`kept_dilation:.2f` and {glue:text}`real_kept_dilation:.2f`), and many versions carry a lattice of stripes that no garment has. A longer training does better, see below.
 
 # %% [markdown]
