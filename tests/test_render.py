@@ -47,6 +47,15 @@ def chapters(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("stem", render.stems())
+def test_no_warning_stands_in_a_committed_notebook(stem):
+    """It would name paths of the machine that rendered it, and another rendering would lack it."""
+    committed = nbformat.read(paths.NOTEBOOKS / f"{stem}.ipynb", as_version=4)
+    outputs = [output for cell in committed.cells for output in cell.get("outputs", [])]
+    assert outputs
+    assert [output.text for output in outputs if output.get("name") == "stderr"] == []
+
+
+@pytest.mark.parametrize("stem", render.stems())
 def test_the_committed_notebook_is_the_rendering_of_its_source(stem):
     committed = nbformat.read(paths.NOTEBOOKS / f"{stem}.ipynb", as_version=4)
     source = render.source_notebook(stem)
