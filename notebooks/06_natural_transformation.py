@@ -390,7 +390,7 @@ panels = plt.subplots(3, 3, **layout)[1].ravel()
 SEVERITIES = range(6)
 COLORS = {
     row: figures.PALETTE[number]
-    for row, number in zip(ROWS, (7, 1, 2, 3, 9, 4, 0, 5), strict=True)
+    for row, number in zip(ROWS, (7, 1, 2, 3, 9, 6, 4, 0, 5, 8), strict=True)
 }
 
 

@@ -30,6 +30,9 @@ class Linear(nn.Module):
         self.maps = nn.Parameter(size * torch.randn(latent, 64, generator=generator(4)))
         self.dropout = nn.Dropout()  # would show in training mode
 
+    def draw(self, count, random):
+        return torch.randn(count, self.latent, generator=random)
+
     def forward(self, w):
         return self.dropout(0.5 + (w @ self.maps)).view(-1, 1, 8, 8)
 

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import pickle
 from collections import defaultdict
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from nuisance.data.images import Images
-from nuisance.errors import DataError, InputError, ParameterError
+from nuisance.errors import InputError, ParameterError
 from nuisance.files import Checkpoint
 from nuisance.methods import vae_gan
 from nuisance.methods.vae_gan import (
@@ -26,9 +25,6 @@ from nuisance.models.generator import (
     ImageEncoder,
     LatentGenerator,
     draw_weights,
-    load_encoder,
-    load_generator,
-    save_network,
 )
 from nuisance.seeding import deterministic, generator
 from nuisance.training import fit
@@ -164,98 +160,6 @@ def test_inputs_of_other_sizes_are_named():
             method.encode(torch.zeros(shape, dtype=torch.uint8))
         with pytest.raises(InputError, match=r"but this network takes \[b, 1, 8, 8\]"):
             method.discriminator(torch.zeros(shape))
-
-
-# files
-
-
-def saved(path, **changed):
-    """A generator's file, of which parts are changed as they should not be."""
-    save_network(drawn(LatentGenerator, **SMALL), path)
-    whole = torch.load(path, weights_only=True)
-    torch.save({**whole, **{name: change(whole[name]) for name, change in changed.items()}}, path)
-    return path
-
-
-def test_networks_come_back_from_their_files(tmp_path):
-    decoder, encoder = drawn(LatentGenerator, **SMALL), drawn(ImageEncoder, **SMALL)
-    save_network(decoder, tmp_path / "new" / "decoder.pt")
-    save_network(encoder, tmp_path / "encoder.pt")
-    again = load_generator(tmp_path / "new" / "decoder.pt")
-    encoder_again = load_encoder(tmp_path / "encoder.pt")
-    x = torch.rand(2, 3, 8, 8, generator=generator(1))
-    assert torch.equal(encoder_again(x), encoder(x))
-    assert torch.equal(again(encoder(x)), decoder(encoder(x)))
-    assert not again.training
-    assert all(weight.requires_grad for weight in again.parameters())
-    assert again.settings == SMALL
-
-
-class Code:
-    """A pickle that would run."""
-
-    def __reduce__(self):
-        return (pytest.fail, ("the file's code has run",))
-
-
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda path: path.write_bytes(b"half a file"),
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(pickle.dumps(Code())),
-        lambda path: torch.save(Code(), path),
-        lambda path: path.write_bytes(saved(path).read_bytes()[:-100]),
-    ],
-)
-def test_a_file_that_cannot_be_unpacked_is_refused_and_none_of_its_code_runs(tmp_path, write):
-    path = tmp_path / "weights.pt"
-    write(path)
-    with pytest.raises(
-        DataError, match=r"weights\.pt cannot be unpacked as a file of weights; write it anew"
-    ):
-        load_generator(path)
-
-
-def without(name):
-    return lambda weights: {key: weight for key, weight in weights.items() if key != name}
-
-
-def with_weight(name, value):
-    return lambda weights: {**weights, name: value}
-
-
-@pytest.mark.parametrize(
-    ("changed", "match"),
-    [
-        ({"network": lambda _: "ImageEncoder"}, "'ImageEncoder' but a LatentGenerator is wanted"),
-        ({"settings": lambda _: {"depth": 3}}, "settings of which no LatentGenerator can be built"),
-        ({"settings": lambda _: {"side": 30}}, "can be built .*multiple of 4"),
-        ({"settings": lambda _: None}, "settings of which no LatentGenerator"),
-        (
-            {"settings": lambda given: {**given, "latent": 6}},
-            r"first.weight is \[32, 5\] .* ask for \[32, 6\]",
-        ),
-        ({"weights": without("out.bias")}, "is not the LatentGenerator that it says: it lacks out.bias;"),
-        ({"weights": with_weight("more", torch.zeros(1))}, "it has more too;"),
-        ({"weights": with_weight("out.bias", 3)}, "its weights are not tensors by name"),
-        ({"weights": with_weight("out.bias", torch.full((3,), math.nan))}, "out.bias is not of finite"),
-        ({"weights": with_weight("out.bias", torch.zeros(3).double())}, "out.bias is not of finite float32"),
-    ],
-)
-def test_a_file_that_is_not_what_it_says_is_refused(tmp_path, changed, match):
-    with pytest.raises(DataError, match=match):
-        load_generator(saved(tmp_path / "weights.pt", **changed))
-
-
-def test_a_file_that_is_not_there_or_of_other_things_is_refused(tmp_path):
-    with pytest.raises(DataError, match="There is no file of weights"):
-        load_generator(tmp_path / "none.pt")
-    torch.save(drawn(LatentGenerator, **SMALL).state_dict(), tmp_path / "bare.pt")
-    with pytest.raises(DataError, match="does not say which network it holds"):
-        load_generator(tmp_path / "bare.pt")
-    with pytest.raises(DataError, match="'LatentGenerator' but a ImageEncoder is wanted"):
-        load_encoder(saved(tmp_path / "weights.pt"))
 
 
 # the losses

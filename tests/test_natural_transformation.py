@@ -17,7 +17,7 @@ from nuisance.methods.natural_transformation import (
     MixedTraining,
     NaturalTransformation,
     draw_coefficients,
-    worst_coefficients,
+    worst_edits,
 )
 from nuisance.methods.pixel_attack import Augmented, AugMixAugmentation, PixelAdversary, attack_pixels
 from nuisance.methods.supervised import Supervised
@@ -104,9 +104,32 @@ def test_the_random_choice_edits_by_what_is_drawn_for_its_step():
     assert torch.equal(method.changed(batch), found)
     assert not torch.equal(natural(choice="random", seed=1).changed(batch), found)
     waves, w = Waves(), batch.attributes["latent"]
-    shifts = method.coefficients(None, len(batch)) @ directions().vectors.T  # no loss is asked for
+    method.net = None  # is not asked
+    shown, coefficients = method.edits(batch)
+    assert torch.equal(shown, found)
+    shifts = coefficients @ directions().vectors.T
     expected = (waves(w + shifts) + batch.pixels / 255 - waves(w)).clamp(0, 1)
     torch.testing.assert_close(found, expected.detach(), atol=1e-6, rtol=0)
+
+
+def test_random_steps_go_either_way_in_every_coefficient_as_far_as_steps_of_the_gradient_can():
+    batch = images(4000)
+    _, drawn = natural(choice="random").edits(batch)
+    _, once = natural(choice="random", ascent_steps=1).edits(batch)
+    away = once - drawn
+    # a draw of 0 goes to a corner; what is drawn goes as far as the box lets it
+    assert (once[drawn == 0].abs() == 2).all()
+    reach = torch.where(away > 0, 2 - drawn, 2 + drawn).clamp(max=2.0)
+    torch.testing.assert_close(away.abs(), reach)
+    assert ((away > 0).float().mean(0) - 0.5).abs().max() < 4 * 0.5 / 4000**0.5
+    together = ((away[:, 0] > 0) == (away[:, 1] > 0)).float().mean()  # a coin for each
+    assert abs(together - 0.5) < 4 * 0.5 / 4000**0.5
+    _, twice = natural(choice="random", ascent_steps=2).edits(batch)
+    at_rest = drawn == 0
+    shares = [(twice[at_rest] == size).float().mean().item() for size in (-2, 0, 2)]
+    assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+    _, again = natural(choice="random", ascent_steps=2).edits(batch)
+    assert torch.equal(twice, again)
 
 
 def test_a_residual_that_is_given_is_used():
@@ -120,11 +143,24 @@ def test_a_residual_that_is_given_is_used():
 # the inner maximum
 
 
-def test_the_worst_coefficients_are_the_best_of_the_candidates_image_by_image():
+def as_images(coefficients):
+    """An edit that shows the coefficients, a pixel each."""
+    return coefficients[:, None, None]
+
+
+def of_images(loss):
+    """The loss of the coefficients that `as_images` shows."""
+    return lambda images: loss(images[:, 0, 0])
+
+
+def test_the_worst_edits_are_the_best_of_the_candidates_image_by_image():
     candidates = [torch.tensor([[0.1], [0.5], [-1.0]]), torch.tensor([[0.9], [-0.3], [-1.0]])]
-    found, largest = worst_coefficients(lambda c: 3 * c[:, 0], candidates, amplitude=1.0, ascent_steps=0)
-    assert found.flatten().tolist() == pytest.approx([0.9, 0.5, -1.0])
-    assert largest.tolist() == pytest.approx([2.7, 1.5, -3.0])
+    found = worst_edits(
+        as_images, of_images(lambda c: 3 * c[:, 0]), candidates, amplitude=1.0, ascent_steps=0
+    )
+    assert found.coefficients.flatten().tolist() == pytest.approx([0.9, 0.5, -1.0])
+    assert found.losses.tolist() == pytest.approx([2.7, 1.5, -3.0])
+    assert torch.equal(found.images, as_images(found.coefficients))
 
 
 def test_ascent_goes_towards_the_corner_where_a_linear_loss_is_largest():
@@ -134,10 +170,12 @@ def test_ascent_goes_towards_the_corner_where_a_linear_loss_is_largest():
     def loss(c):
         return (c * slopes).sum(1)
 
-    found, largest = worst_coefficients(loss, [start], amplitude=1.5, ascent_steps=3)
+    found = worst_edits(as_images, of_images(loss), [start], amplitude=1.5, ascent_steps=3)
     expected = torch.tensor([[1.0, -1.5], [-1.25, 1.5]])  # 1.5 further each way, and no further than 1.5
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(largest, (expected * slopes).sum(1))
+    torch.testing.assert_close(found.coefficients, expected)
+    torch.testing.assert_close(found.losses, (expected * slopes).sum(1))
+    torch.testing.assert_close(found.images, as_images(expected))
+    assert not any(of.requires_grad for of in (found.images, found.coefficients, found.losses, start))
 
 
 def test_ascent_keeps_the_best_that_it_saw_where_a_step_leads_down():
@@ -145,32 +183,36 @@ def test_ascent_keeps_the_best_that_it_saw_where_a_step_leads_down():
     def loss(c):
         return -(c[:, 0] - 0.1).abs()
 
-    found, largest = worst_coefficients(loss, [torch.tensor([[0.0]])], amplitude=2.0, ascent_steps=4)
-    assert found.item() == pytest.approx(0.0)
-    assert largest.item() == pytest.approx(-0.1)
+    found = worst_edits(as_images, of_images(loss), [torch.tensor([[0.0]])], amplitude=2.0, ascent_steps=4)
+    assert found.coefficients.item() == pytest.approx(0.0)
+    assert found.losses.item() == pytest.approx(-0.1)
+    assert found.images.item() == pytest.approx(0.0)
 
 
-def test_a_loss_that_is_not_a_number_is_never_the_largest():
-    candidates = [torch.tensor([[0.5]]), torch.tensor([[-0.5]])]
-    found, largest = worst_coefficients(lambda c: c[:, 0].sqrt(), candidates, amplitude=1.0, ascent_steps=0)
-    assert found.item() == 0.5
-    assert largest.item() == pytest.approx(0.5**0.5)
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_loss_that_is_not_a_number_is_never_the_largest(order):
+    candidates = [torch.tensor([[0.5], [-0.1]]), torch.tensor([[-0.5], [-0.2]])][::order]
+    found = worst_edits(
+        as_images, of_images(lambda c: c[:, 0].sqrt()), candidates, amplitude=1.0, ascent_steps=0
+    )
+    assert found.coefficients[0].item() == 0.5
+    assert found.losses[0].item() == pytest.approx(0.5**0.5)
+    assert found.coefficients[1].item() == candidates[0][1].item()  # none is a number
+    assert found.losses[1].item() == -torch.inf
 
 
 @pytest.mark.parametrize("ascent_steps", [0, 3])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_inner_maximum_is_never_below_the_random_draw_and_never_outside_the_box(ascent_steps, seed):
     batch, net = images(60), network(seed)
-    sought = []
     worst = natural(net, choice="worst", draws=4, ascent_steps=ascent_steps, seed=seed)
-    original = worst.coefficients
-    worst.coefficients = lambda *given: sought.append(original(*given)) or sought[-1]
-    hard = losses(net, worst.changed(batch), batch.labels)
+    shown, coefficients = worst.edits(batch)
+    hard = losses(net, shown, batch.labels)
     drawn = losses(net, natural(net, choice="random", seed=seed).changed(batch), batch.labels)
     assert (hard >= drawn - 1e-6).all()
     assert (hard > drawn + 1e-6).float().mean() > 0.5
-    assert sought[0].abs().max() <= 2.0
-    assert len(sought[0].unique(dim=0)) > 50
+    assert coefficients.abs().max() <= 2.0
+    assert len(coefficients.unique(dim=0)) > 50
     if ascent_steps:
         few = losses(net, natural(net, choice="worst", draws=4, seed=seed).changed(batch), batch.labels)
         assert (hard >= few - 1e-6).all()

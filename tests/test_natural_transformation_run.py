@@ -26,8 +26,10 @@ from nuisance.methods.inversion import edited, leftover
 from nuisance.methods.natural_transformation import NaturalTransformation
 from nuisance.metrics.intervals import mean_interval
 from nuisance.metrics.samples import frechet_distance, precision_recall
+from nuisance.models.pretrained_generator import load_pretrained_generator
 from nuisance.models.progressive_generator import ProgressiveGenerator
 from nuisance.models.small_cnn import SmallCNN
+from nuisance.models.style_generator import StyleGenerator
 from nuisance.seeding import deterministic, generator, seed_weights
 from nuisance.training import fit
 
@@ -451,7 +453,7 @@ def test_accuracy_is_that_of_a_plain_loop_by_distortion_and_severity(row, found,
 
 
 def test_every_row_is_trained_in_its_own_way_and_a_seed_decides_it(found):
-    assert found.rows == [row for row in nt.ROWS if row != "learned"]
+    assert found.rows == [row for row in nt.ROWS if not row.startswith("learned")]
     assert found.outcomes.keys() == {(row, seed) for row in found.rows for seed in (0, 1)}
     histories = [of["history"] for of in found.outcomes.values()]
     assert all(histories.count(history) == 1 for history in histories)
@@ -473,6 +475,7 @@ def test_the_standard_row_knows_nothing_of_the_generator(found):
     ("row", "choice"),
     [
         ("random", {"choice": "random"}),
+        ("coins", {"choice": "random", "ascent_steps": 2}),
         ("natra", {"choice": "worst", "draws": 2}),
         ("ascent", {"choice": "worst", "draws": 1, "ascent_steps": 2}),
     ],
@@ -566,6 +569,52 @@ def test_accuracy_on_edited_images_is_that_of_a_plain_loop(found, world, sets):
         assert (worst[:, 1:] < mean[:, 1:]).any()
 
 
+def test_the_edits_of_a_training_are_judged_image_by_image(found, world, sets, monkeypatch):
+    monkeypatch.setattr(nt, "PIECE", 12)  # 30 images in three pieces
+    rows = ("coins", "ascent")
+    weights = {row: found.outcomes[row, 1]["weights"] for row in rows}
+    given = {"networks": found.networks, "judge": found.judge, "vectors": world.vectors, **CALL}
+    got = nt.judge_choices(1, weights, **given)
+    assert got.keys() == set(rows)
+    for row, choice in (("coins", "random"), ("ascent", "worst")):
+        net = nt._classifier(sets, TINY)
+        net.load_state_dict(weights[row])
+        net.eval()
+        method = NaturalTransformation(
+            net,
+            world.pictures,
+            Directions(world.vectors),
+            steps=1,
+            learning_rate=0.01,
+            amplitude=1.0,
+            choice=choice,
+            draws=1,
+            ascent_steps=2,
+            seed=1,
+        )
+        flips, errors, lengths, changes = [], [], [], []
+        for method.steps_done in range(3 * nt.CHOICES):
+            begin = 12 * (method.steps_done // nt.CHOICES)
+            images = sets.test[begin : min(30, begin + 12)]
+            with torch.no_grad():
+                latents = world.encoder(images.pixels / 255)
+            shown, coefficients = method.edits(images.with_attributes(latent=latents))
+            with torch.no_grad():
+                for one, pixels, label in zip(shown, images.pixels, images.labels, strict=True):
+                    image = pixels[None] / 255
+                    flips.append(world.judge(one[None]).argmax() != world.judge(image).argmax())
+                    errors.append(net(one[None]).argmax() != label)
+                    changes.append((one - image[0]).abs().mean().item())
+            lengths += coefficients.norm(dim=1).tolist()
+        assert len(flips) == 30 * nt.CHOICES
+        expected = {"flips": shares(flips), "errors": shares(errors)}
+        assert {name: got[row][name] for name in expected} == pytest.approx(expected, abs=0.014)
+        means = {"length": np.mean(lengths), "change": np.mean(changes)}
+        assert {name: got[row][name] for name in means} == pytest.approx(means, rel=0.01)
+    assert got["ascent"]["errors"] > found.choices[1]["random"]["errors"]
+    assert got["ascent"]["length"] > 2 * found.choices[1]["random"]["length"]
+
+
 def test_edits_reach_what_the_generator_can_draw_and_not_noise(found, world, sets, monkeypatch):
     vectors = 3 * world.vectors
     x = sets.test.pixels[:30] / 255
@@ -632,7 +681,8 @@ EDITS = {
     3: {"mean": [[0.8, 0.7], [0.9, 0.8]], "worst": [[0.8, 0.3], [0.9, 0.5]]},
     4: {"mean": [[0.6, 0.5], [0.7, 0.6]], "worst": [[0.6, 0.1], [0.7, 0.2]]},
 }
-HAND_MADE = nts.Results({}, {}, {}, {}, {}, {}, OUTCOMES, EDITS, {}, [3, 4])
+CHOICES = {3: {"natra": {"flips": 0.1}}, 4: {"natra": {"flips": 0.3}}}
+HAND_MADE = nts.Results({}, {}, {}, {}, {}, {}, OUTCOMES, EDITS, CHOICES, {}, [3, 4])
 
 
 def test_results_are_means_over_seeds_and_differences_within_them():
@@ -647,6 +697,7 @@ def test_results_are_means_over_seeds_and_differences_within_them():
     assert (gained.value, gained.low) == pytest.approx((0.2, 0.2 - 0.1 * 12.706), abs=1e-3)
     assert HAND_MADE.edited("natra", "worst").tolist() == [[0.9, 0.5], [0.7, 0.2]]
     assert HAND_MADE.edited("standard", "mean").tolist() == [[0.8, 0.7], [0.6, 0.5]]
+    assert HAND_MADE.chosen("natra", "flips") == mean_interval([0.1, 0.3])
 
 
 # the run
@@ -673,7 +724,7 @@ class Answers:
         if name == "find_directions":
             note = self.note if case["found_by"] == "sefa" else None
             return {"note": note, "vectors": f"vectors of {case['found_by']}"}
-        if name == "judge_edits":
+        if name in ("judge_edits", "judge_choices"):
             return {"weights": case["weights"]}
         return {"of": name}
 
@@ -691,16 +742,16 @@ class Keys(Answers):
         return super().answer(function, case)
 
 
-EDITED = {"random", "natra", "ascent"}
+EDITED = {"random", "coins", "natra", "ascent"}
 ROWS = EDITED | {"standard", "rand_augment", "aug_mix", "pixels"}
-OF_EDITS = {"measure_reach", "judge_edits"}
+OF_EDITS = {"measure_reach", "judge_edits", "judge_choices"}
 OF_GENERATOR = {"judge_generator", "invert", "reconstruct", "find_directions", *OF_EDITS, *EDITED}
 
 
 @pytest.mark.parametrize(
     ("changed", "parts"),
     [
-        ({"seeds": [5, 6]}, ROWS | {"judge_edits"}),
+        ({"seeds": [5, 6]}, ROWS | {"judge_edits", "judge_choices"}),
         ({"images": 100}, {"train_generator", "train_judge", *ROWS, *OF_GENERATOR}),
         ({"latent": 9}, {"train_generator", *OF_GENERATOR}),
         ({"generator_file": "a.pth"}, {"train_generator", *OF_GENERATOR}),
@@ -710,10 +761,10 @@ OF_GENERATOR = {"judge_generator", "invert", "reconstruct", "find_directions", *
         ({"codes": 3}, {"reconstruct"}),
         ({"largest_flip": 0.1}, {"find_directions"}),
         ({"epochs": 7}, ROWS),
-        ({"width": 5}, ROWS | {"judge_edits"}),
+        ({"width": 5}, ROWS | {"judge_edits", "judge_choices"}),
         ({"epsilon": 0.1}, {"pixels"}),
-        ({"draws": 9}, EDITED),
-        ({"amplitude": 0.3}, EDITED | {"judge_edits"}),
+        ({"draws": 9}, EDITED | {"judge_choices"}),
+        ({"amplitude": 0.3}, EDITED | {"judge_edits", "judge_choices"}),
         ({"edit_images": 9}, OF_EDITS),
     ],
 )
@@ -733,7 +784,7 @@ def test_a_run_puts_its_parts_where_they_belong():
         ["invert", "judge_generator", "reconstruct"],
         ["find_directions"],
         ["train_classifier"],
-        ["measure_reach", "judge_edits"],
+        ["measure_reach", "judge_edits", "judge_choices"],
     ]
     single = {"networks": "train_generator", "judge": "train_judge", "inverted": "invert"}
     single |= {"quality": "judge_generator", "reconstructed": "reconstruct", "reach": "measure_reach"}
@@ -745,6 +796,7 @@ def test_a_run_puts_its_parts_where_they_belong():
         assert of["vectors"] == f"vectors of {name}"
     for seed in (0, 1):
         assert results.edits[seed]["weights"] == [f"{row} {seed}" for row in results.rows]
+        assert results.choices[seed]["weights"] == {row: f"{row} {seed}" for row in nts.EDITED}
 
 
 def test_a_second_run_computes_nothing(start, found, capsys):
@@ -753,7 +805,7 @@ def test_a_second_run_computes_nothing(start, found, capsys):
     assert {key: of["accuracy"] for key, of in again.outcomes.items()} == {
         key: of["accuracy"] for key, of in found.outcomes.items()
     }
-    assert again.edits == found.edits
+    assert (again.edits, again.choices) == (found.edits, found.choices)
 
 
 @pytest.mark.parametrize("bound", [{"smallest_change": 1.0}, {"largest_flip": 0.0}])
@@ -764,7 +816,7 @@ def test_without_a_direction_a_run_says_so_and_finishes_without_edits(bound, sta
         assert of["vectors"].shape == (8, 0)
         assert of["shown"] is None
     assert results.rows == ["standard", "rand_augment", "aug_mix", "pixels"]
-    assert results.edits == results.reach == {}
+    assert results.edits == results.reach == results.choices == {}
     assert results.mean("standard", nts.natural) == found.mean("standard", nts.natural)
 
 
@@ -793,13 +845,25 @@ def faces(tmp_path_factory):
     return folder
 
 
+def progressive():
+    return ProgressiveGenerator(latent=5, widths=(8, 6, 4))
+
+
+def of_styles():
+    return StyleGenerator(normal=4, latent=5, mappings=2, widths=(8, 6, 4))
+
+
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory):
-    """A generator of 16 pixels that has not learnt anything."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "generator.pth"
-    torch.save(ProgressiveGenerator(latent=5, widths=(8, 6, 4)).state_dict(), path)
-    return path
+    """Writes a generator of 16 pixels that has not learnt anything."""
+
+    def write(build):
+        torch.manual_seed(0)
+        path = tmp_path_factory.mktemp("weights") / "generator.pth"
+        torch.save(build().state_dict(), path)
+        return path
+
+    return write
 
 
 FACES = {
@@ -824,11 +888,10 @@ FACES = {
 }
 
 
-@pytest.mark.parametrize("from_file", [False, True])
-def test_the_path_of_faces_runs(from_file, faces, weights_file, start):
-    run = start(
-        "celeba", data_root=str(faces), **FACES, generator_file=str(weights_file) if from_file else None
-    )
+@pytest.mark.parametrize("build", [None, progressive, of_styles])
+def test_the_path_of_faces_runs(build, faces, weights_file, start):
+    path = weights_file(build) if build else None
+    run = start("celeba", data_root=str(faces), **FACES, generator_file=str(path) if path else None)
     results = nts.compare(run)
     settings = {name: getattr(run.parameters, name) for name in TINY}
     sets = data.make_sets("celeba", data_root=str(faces), settings=settings)
@@ -838,7 +901,7 @@ def test_the_path_of_faces_runs(from_file, faces, weights_file, start):
     for images in (sets.train, sets.others, sets.test):
         assert torch.equal(images.labels, (images.pixels[:, 0, 2:6].float().mean((1, 2)) > 100).long())
         assert 2 < images.labels.sum() < len(images) - 2  # not one class after the other
-    assert results.rows == [row for row in nt.ROWS if row != "learned"]
+    assert results.rows == [row for row in nt.ROWS if not row.startswith("learned")]
     for outcome in results.outcomes.values():
         assert all(
             value * 12 == pytest.approx(round(value * 12))
@@ -846,13 +909,12 @@ def test_the_path_of_faces_runs(from_file, faces, weights_file, start):
             for value in of
         )
     assert results.reconstructed["shown"].shape == (4, 8, 3, 16, 16)
-    assert results.directions["sefa"]["vectors"].shape[0] == (5 if from_file else 8)
+    assert results.directions["sefa"]["vectors"].shape[0] == (5 if path else 8)
     assert all(-1e-5 < share <= 1 for of in results.reach["reach"].values() for share in of.values())
-    if from_file:
-        network = ProgressiveGenerator(latent=5, widths=(8, 6, 4))
-        network.load_state_dict(torch.load(weights_file))
+    if path:
+        network = load_pretrained_generator(path)
         with torch.no_grad():
-            expected = network(torch.randn(12, 5, generator=generator(0, nt._SAMPLES)))[:8]
+            expected = network(network.draw(12, generator(0, nt._SAMPLES)))[:8]
         assert (results.quality["shown"][1] / 255 - expected).abs().max() < 0.51 / 255
         assert results.networks["history"].keys() == {"latent_loss", "pixel_loss"}
     else:
@@ -879,7 +941,7 @@ def test_a_file_of_weights_that_is_missing_is_named_before_anything_is_computed(
 
 
 def test_a_generator_of_another_side_is_refused(faces, weights_file):
-    settings = TINY | FACES | {"side": 32, "generator_file": str(weights_file)}
+    settings = TINY | FACES | {"side": 32, "generator_file": str(weights_file(progressive))}
     common = {"dataset": "celeba", "data_root": str(faces), "device": "cpu"}
     words = r"^The images are \[16, 3, 32, 32\] but the generator draws \[16, 3, 16, 16\]; resize them"
     with pytest.raises(InputError, match=words):

@@ -28,13 +28,13 @@ from nuisance.methods.inversion import (
     shift_latents,
 )
 from nuisance.methods.long_tailed import RandAugmentation
-from nuisance.methods.natural_transformation import Choice, NaturalTransformation, worst_coefficients
+from nuisance.methods.natural_transformation import Choice, NaturalTransformation, worst_edits
 from nuisance.methods.pixel_attack import Augmented, AugMixAugmentation, PixelAdversary
 from nuisance.methods.supervised import Supervised
 from nuisance.methods.vae_gan import VAEGAN
 from nuisance.metrics.samples import frechet_distance, image_features, precision_recall
 from nuisance.models.generator import ImageEncoder
-from nuisance.models.progressive_generator import load_progressive_generator
+from nuisance.models.pretrained_generator import load_pretrained_generator
 from nuisance.models.small_cnn import SmallCNN
 from nuisance.seeding import generator, seed_weights
 from nuisance.training import Method, fit, in_parts
@@ -53,14 +53,15 @@ class Row:
     peer : the training that it is compared with, for rows without a generator.
     found_by : how the directions of its edits were found, for the others,
     choice : how an edit is chosen,
-    ascent : and whether the worst is sought by sign-gradient steps from one draw, instead of among several.
+    steps : and whether steps on all coefficients follow one draw: by the gradient's signs if the worst is sought, which
+        otherwise is the worst of several draws, and by coins if the edit is random.
     """
 
     title: str
     peer: Peer | None = None
     found_by: Finder | None = None
     choice: Choice = "worst"
-    ascent: bool = False
+    steps: bool = False
 
 
 ROWS = {
@@ -69,9 +70,11 @@ ROWS = {
     "aug_mix": Row(title="AugMix", peer="aug_mix"),
     "pixels": Row(title="pixel adversary (PGD)", peer="pixel_adversary"),
     "random": Row(title="NaTra, random edit", found_by="sefa", choice="random"),
+    "coins": Row(title="NaTra, random steps", found_by="sefa", choice="random", steps=True),
     "natra": Row(title="NaTra, worst of draws", found_by="sefa"),
-    "ascent": Row(title="NaTra, gradient steps", found_by="sefa", ascent=True),
+    "ascent": Row(title="NaTra, gradient steps", found_by="sefa", steps=True),
     "learned": Row(title="NaTra, learned directions", found_by="learned"),
+    "learned_ascent": Row(title="NaTra, learned, gradient steps", found_by="learned", steps=True),
 }
 """The rows of the tables by their names in code."""
 
@@ -81,6 +84,8 @@ SHOWN = 8
 """Images that are kept to be shown, of each kind."""
 STRETCH = 3
 """Directions are shown so many times beyond their amplitude, at which an eye sees little."""
+CHOICES = 5
+"""So many times each image is edited where the edits of a training are judged."""
 PIECE = 250
 """So many images are inverted, edited or brought near a goal at once, which bounds the memory."""
 REACH_SEVERITY, REACH_STEPS = 3, 12
@@ -133,7 +138,7 @@ def train_generator(
     steps = epochs * (len(images) // size)
     method: VAEGAN | EncoderTraining
     if settings["generator_file"]:
-        pictures = load_progressive_generator(Path(settings["generator_file"])).to(device)
+        pictures = load_pretrained_generator(Path(settings["generator_file"])).to(device)
         encoder = _encoder(pictures.latent, sets, settings).to(device)
         method = EncoderTraining(
             encoder, pictures, steps=steps, learning_rate=settings["generator_rate"], seed=0
@@ -175,7 +180,7 @@ def judge_generator(
     net = _load_judge(judge, sets, device)
     count = min(REPORT_IMAGES, len(sets.test), len(sets.train))
     real = sets.test.pixels[:count].to(device)
-    latents = torch.randn(count, pictures.latent, generator=generator(0, _SAMPLES)).to(device)
+    latents = pictures.draw(count, generator(0, _SAMPLES)).to(device)
     drawn = {
         "samples": in_parts(pictures, latents),
         "reconstructions": in_parts(lambda x: pictures(encoder(x)), _scaled(real)),
@@ -411,19 +416,8 @@ def train_classifier(
             )
         pictures, _, _ = _load(networks, sets, settings, device)
         train = _with_latents(train, inverted["train"], pictures, device)
-        method = NaturalTransformation(
-            net,
-            pictures,
-            Directions(vectors.to(device)),
-            steps=settings["epochs"] * (len(train) // size),
-            learning_rate=settings["learning_rate"],
-            amplitude=settings["amplitude"],
-            choice=arm.choice,
-            draws=1 if arm.ascent else settings["draws"],
-            ascent_steps=settings["ascent_steps"] if arm.ascent else 0,
-            rho=settings["rho"],
-            seed=seed,
-        )
+        steps = settings["epochs"] * (len(train) // size)
+        method = _natural(arm, net, pictures, vectors.to(device), steps, seed, settings)
     history = fit(
         method.to(device),
         train.to(device),
@@ -497,6 +491,66 @@ def judge_edits(
     return {"amplitudes": amplitudes, "mean": mean, "worst": worst}
 
 
+def judge_choices(
+    seed: int,
+    weights: dict[str, dict[str, Tensor]],
+    *,
+    networks: dict[str, Any],
+    judge: dict[str, Any],
+    vectors: Tensor,
+    dataset: str,
+    data_root: str,
+    device: str,
+    settings: dict[str, Any],
+) -> dict[str, dict[str, float]]:
+    """What the edits of a training are: test images are edited as each row would, its classifier being trained.
+
+    Parameters
+    ----------
+    seed : of the random numbers.
+    weights : of classifiers of rows with edits, by row, as `train_classifier` returned them.
+    vectors : the directions.
+
+    Returns
+    -------
+    By row, means over images and `CHOICES` edits of each: ``flips``, in how many the judge sees another class than in
+    the image, and ``errors``, in how many the classifier is wrong; ``length``, the Euclidean norm of the coefficients;
+    and ``change``, the mean absolute one of a pixel, on the scale [0, 1].
+    """
+    sets = make_sets(dataset, data_root=data_root, settings=settings)
+    pictures, encoder, _ = _load(networks, sets, settings, device)
+    judging = _load_judge(judge, sets, device)
+    images = sets.test[: settings["edit_images"]].to(device)
+    x = _scaled(images.pixels)
+    latents = in_parts(encoder, x)
+    images = images.with_attributes(
+        latent=latents, residual=x - in_parts(pictures, latents), seen=in_parts(judging, x).argmax(1)
+    )
+    pieces = [images[start : start + PIECE] for start in range(0, len(images), PIECE)]
+    found: dict[str, dict[str, float]] = {}
+    for row, of in weights.items():
+        net = _classifier(sets, settings).to(device)
+        net.load_state_dict(of)
+        net.eval()
+        method = _natural(ROWS[row], net, pictures, vectors.to(device), 1, seed, settings)
+        measured: list[Tensor] = []
+        # a step of the method for every piece and turn, since a step decides what is drawn
+        for method.steps_done in range(CHOICES * len(pieces)):
+            piece = pieces[method.steps_done // CHOICES]
+            shown, coefficients = method.edits(piece)
+            with torch.no_grad():
+                columns = (
+                    judging(shown).argmax(1) != piece.attributes["seen"],
+                    net(shown).argmax(1) != piece.labels,
+                    coefficients.norm(dim=1),
+                    (shown - _scaled(piece.pixels)).abs().flatten(1).mean(1),
+                )
+            measured.append(torch.stack([column.double() for column in columns], 1))
+        means = torch.cat(measured).mean(0).tolist()
+        found[row] = dict(zip(("flips", "errors", "length", "change"), means, strict=True))
+    return found
+
+
 def measure_reach(
     *,
     networks: dict[str, Any],
@@ -536,19 +590,17 @@ def measure_reach(
             nearest = torch.full((len(w),), -torch.inf, device=device)
             for space, (columns, amplitude) in spaces.items():  # the second holds the first
 
-                def nearness(
-                    coefficients: Tensor,
-                    columns: Tensor = columns,
-                    w: Tensor = w,
-                    rest: Tensor = rest,
-                    goal: Tensor = goal,
+                def edit(
+                    coefficients: Tensor, columns: Tensor = columns, w: Tensor = w, rest: Tensor = rest
                 ) -> Tensor:
-                    shown = edited(pictures, w + coefficients @ columns.T, rest)
+                    return edited(pictures, w + coefficients @ columns.T, rest)
+
+                def nearness(shown: Tensor, goal: Tensor = goal) -> Tensor:
                     return -(shown - goal).square().flatten(1).sum(1)
 
                 start = [torch.zeros(len(w), columns.shape[1], device=device)]
-                _, here = worst_coefficients(nearness, start, amplitude=amplitude, ascent_steps=REACH_STEPS)
-                nearest = torch.maximum(nearest, here)
+                here = worst_edits(edit, nearness, start, amplitude=amplitude, ascent_steps=REACH_STEPS)
+                nearest = torch.maximum(nearest, here.losses)
                 left[space] -= nearest.sum().item()
         found[name] = {space: 1 - rest / whole for space, rest in left.items()}
     net = _load_judge(judge, sets, device)
@@ -604,6 +656,31 @@ def _with_latents(train: Images, inverted: dict[str, Any], pictures: SplitGenera
     return images.with_attributes(residual=_scaled(images.pixels) - drawn)
 
 
+def _natural(
+    row: Row,
+    net: nn.Module,
+    pictures: SplitGenerator,
+    vectors: Tensor,
+    steps: int,
+    seed: int,
+    settings: dict[str, Any],
+) -> NaturalTransformation:
+    """The training of a row with edits."""
+    return NaturalTransformation(
+        net,
+        pictures,
+        Directions(vectors),
+        steps=steps,
+        learning_rate=settings["learning_rate"],
+        amplitude=settings["amplitude"],
+        choice=row.choice,
+        draws=1 if row.steps else settings["draws"],
+        ascent_steps=settings["ascent_steps"] if row.steps else 0,
+        rho=settings["rho"],
+        seed=seed,
+    )
+
+
 def _peer(peer: Peer, net: nn.Module, steps: int, seed: int, settings: dict[str, Any]) -> Method:
     learning_rate = settings["learning_rate"]
     if peer == "supervised":
@@ -641,7 +718,7 @@ def _load(
 ) -> tuple[Any, nn.Module, Features | None]:
     """The generator, its encoder, and what sees features of images: the VAE-GAN's discriminator, where there is one."""
     if settings["generator_file"]:
-        pictures = load_progressive_generator(Path(settings["generator_file"])).to(device)
+        pictures = load_pretrained_generator(Path(settings["generator_file"])).to(device)
         encoder = _encoder(pictures.latent, sets, settings)
         encoder.load_state_dict(networks["weights"])
         return pictures.eval().requires_grad_(False), encoder.to(device).eval().requires_grad_(False), None

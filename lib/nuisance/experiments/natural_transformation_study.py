@@ -12,6 +12,7 @@ from nuisance.experiments.natural_transformation import (
     ROWS,
     find_directions,
     invert,
+    judge_choices,
     judge_edits,
     judge_generator,
     measure_reach,
@@ -49,6 +50,7 @@ DIRECTIONS = (
 )
 CLASSIFIER = ("epochs", "batch_size", "learning_rate", "width")
 EDITS = ("amplitude", "draws", "ascent_steps", "rho")
+CHOICES = ("edit_images", "width", "learning_rate", *EDITS)
 """The chapter's parameters that decide each part; a part stays valid when another one changes."""
 
 PEERS = tuple(row for row, of in ROWS.items() if of.peer)
@@ -68,7 +70,8 @@ class Results:
     directions : what `find_directions` returned, by how they were found.
     outcomes : what `train_classifier` returned, by row and seed; without rows of edits if no direction is kept.
     edits : what `judge_edits` returned, by seed, along SeFa's directions, its lists in the order of `rows`.
-    reach : what `measure_reach` returned of SeFa's directions; it and ``edits`` are empty if none is kept.
+    choices : what `judge_choices` returned, by seed, of the rows with edits.
+    reach : what `measure_reach` returned of SeFa's directions; it, ``edits`` and ``choices`` are empty if none is kept.
     """
 
     judge: dict[str, Any]
@@ -79,6 +82,7 @@ class Results:
     directions: dict[str, dict[str, Any]]
     outcomes: dict[tuple[str, int], Outcome]
     edits: dict[int, dict[str, Any]]
+    choices: dict[int, dict[str, dict[str, float]]]
     reach: dict[str, Any]
     seeds: list[int]
 
@@ -104,6 +108,10 @@ class Results:
         """Accuracy on edited images, ``mean`` or ``worst``, ``[seeds, amplitudes]``."""
         place = self.rows.index(row)
         return np.array([self.edits[seed][kind][place] for seed in self.seeds])
+
+    def chosen(self, row: str, number: str) -> Interval:
+        """A number of a row's edits, ``flips``, ``errors``, ``length`` or ``change``: its mean, as `mean` has it."""
+        return mean_interval([self.choices[seed][row][number] for seed in self.seeds])
 
 
 def under(name: str) -> Callable[[Outcome], float]:
@@ -146,6 +154,7 @@ def compare(run: Run) -> Results:
         outcomes |= train(run, EDITED, p.seeds, networks, inverted, directions)
     rows = [row for row in ROWS if (row, p.seeds[0]) in outcomes]
     edits: dict[int, dict[str, Any]] = {}
+    choices: dict[int, dict[str, dict[str, float]]] = {}
     reach: dict[str, Any] = {}
     if directions["sefa"]["note"] is None:
         case = _with(p, {**nets, "vectors": directions["sefa"]["vectors"]}, ("edit_images",))
@@ -156,10 +165,31 @@ def compare(run: Run) -> Results:
             }
             for seed in p.seeds
         ]
-        (reach,), of_edits = run.together((measure_reach, [{**case, "judge": judge}]), (judge_edits, cases))
+        choosing = [
+            {
+                **_with(p, {**case, "judge": judge}, CHOICES),
+                "seed": seed,
+                "weights": {row: outcomes[row, seed]["weights"] for row in EDITED},
+            }
+            for seed in p.seeds
+        ]
+        (reach,), of_edits, of_choices = run.together(
+            (measure_reach, [{**case, "judge": judge}]), (judge_edits, cases), (judge_choices, choosing)
+        )
         edits = dict(zip(p.seeds, of_edits, strict=True))
+        choices = dict(zip(p.seeds, of_choices, strict=True))
     return Results(
-        judge, networks, quality, inverted, reconstructed, directions, outcomes, edits, reach, list(p.seeds)
+        judge,
+        networks,
+        quality,
+        inverted,
+        reconstructed,
+        directions,
+        outcomes,
+        edits,
+        choices,
+        reach,
+        list(p.seeds),
     )
 
 

@@ -1,6 +1,6 @@
 """An encoder for a generator that came without one, for chapter `sec-natural-transformation`.
 
-With a frozen generator G, its latents w from N(0, I) and real images x, the encoder E descends
+With a frozen generator G, latents w as it was trained on and real images x, the encoder E descends
 
     |E(G(w)) - w|^2  +  a |G(E(x)) - x|^2,
 
@@ -88,7 +88,7 @@ class EncoderTraining(Method):
         (generator,) = self._outside
         x = batch.pixels.float().div_(255)
         random = stream(self.seed, _LATENTS, self.steps_done)
-        w = torch.randn(len(x), generator.latent, generator=random).to(x)
+        w = generator.draw(len(x), random).to(x)
         with frozen(generator):
             with torch.no_grad():
                 drawn = generator(w)

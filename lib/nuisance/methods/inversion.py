@@ -32,6 +32,9 @@ class SplitGenerator(Protocol):
     def latent(self) -> int:
         """Numbers in a latent, d."""
 
+    def draw(self, count: int, random: torch.Generator, /) -> Tensor:
+        """Latents ``[count, d]`` as it was trained on; ``random`` is of the CPU."""
+
     def early(self, w: Tensor, /) -> Tensor:
         """Feature maps ``[b, C, h', w']`` of latents ``[b, d]``."""
 
@@ -312,6 +315,11 @@ def frozen(*networks: object) -> Iterator[None]:
             weight.requires_grad_(wanted)
 
 
+def choose_by_image(which: Tensor, ours: Tensor, others: Tensor) -> Tensor:
+    """Of two tensors ``[b, ...]``, the first where ``which``, bool ``[b]``, is true, and the second elsewhere."""
+    return torch.where(which.reshape(-1, *[1] * (ours.ndim - 1)), ours, others)
+
+
 def require_latents(latents: Tensor, dimensions: int, count: int | None = None) -> None:
     """Refuse what is not ``[count, dimensions]``; where no count is given, any number but 0 will do."""
     fits = latents.ndim == 2 and latents.shape[1] == dimensions
@@ -354,14 +362,13 @@ def _minimise(
             loss = losses(*values)
             better = loss.detach() < lowest  # never of NaN
             lowest = torch.where(better, loss.detach(), lowest)
-            best = [_choose(better, value.detach(), kept) for value, kept in zip(values, best, strict=True)]
+            best = [
+                choose_by_image(better, value.detach(), kept)
+                for value, kept in zip(values, best, strict=True)
+            ]
     left_out = ~(loss.detach() <= first + rise)  # true of NaN
-    best = [_choose(left_out, value, kept) for value, kept in zip(start, best, strict=True)]
+    best = [choose_by_image(left_out, value, kept) for value, kept in zip(start, best, strict=True)]
     return _Minimum(best, torch.where(left_out, first, lowest), first, left_out)
-
-
-def _choose(which: Tensor, ours: Tensor, others: Tensor) -> Tensor:
-    return torch.where(which.reshape(-1, *[1] * (ours.ndim - 1)), ours, others)
 
 
 def _fidelity(

@@ -11,6 +11,7 @@ x - G(w) is what the generator could not draw; added back, it keeps the image's 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from nuisance.data.images import Images
 from nuisance.errors import ParameterError
 from nuisance.methods.directions import Directions, batch_latents, require_directions
-from nuisance.methods.inversion import SplitGenerator, edited, frozen, leftover
+from nuisance.methods.inversion import SplitGenerator, choose_by_image, edited, frozen, leftover
 from nuisance.methods.supervised import Supervised
 from nuisance.seeding import generator as stream
 from nuisance.training import LossWatch
@@ -98,9 +99,10 @@ class NaturalTransformation(MixedTraining):
     """A network trained on images and on their edits along latent directions.
 
     The edit is chosen for every image: one draw of a direction k and an amplitude in U(-a, a) (``"random"``), or the
-    one of several such draws at which the network, in eval mode, has the largest loss, then improved, if so wished, by
-    sign-gradient steps on all coefficients at once (``"worst"``). The first draw is the random choice's, so that at
-    equal weights the worst choice is never below it.
+    one of several such draws at which the network, in eval mode, has the largest loss (``"worst"``). Steps on all
+    coefficients at once may follow: with the sign of the gradient for the worst, and for the random, as its control,
+    with signs by the toss of a coin. The first draw is the random choice's, so that at equal weights the worst choice is
+    never below a random one without steps.
 
     Parameters
     ----------
@@ -109,7 +111,7 @@ class NaturalTransformation(MixedTraining):
     amplitude : a, above 0.
     choice : ``"random"`` or ``"worst"``.
     draws : of the worst choice, 1 or more.
-    ascent_steps : sign-gradient steps after the draws, 0 for none.
+    ascent_steps : steps after the draws, each of a / ``ascent_steps`` in every coefficient; 0 for none.
     rho : the share of the edits in the loss. 0.5 is ours.
     seed : of the random numbers, which depend on it and on the step alone.
     others : as `MixedTraining`.
@@ -158,9 +160,14 @@ class NaturalTransformation(MixedTraining):
         self.ascent_steps, self.seed = ascent_steps, seed
         self.register_buffer("vectors", directions.vectors, persistent=False)
 
-    @torch.no_grad()
     def changed(self, batch: Images) -> Tensor:
-        """The edits of a batch, see the class.
+        """The edits of a batch, see `edits`."""
+        images, _ = self.edits(batch)
+        return images
+
+    @torch.no_grad()
+    def edits(self, batch: Images) -> tuple[Tensor, Tensor]:
+        """The edited images ``[b, c, h, w]`` of this step and their coefficients c, ``[b, K]``.
 
         Parameters
         ----------
@@ -182,27 +189,32 @@ class NaturalTransformation(MixedTraining):
             def edit(coefficients: Tensor) -> Tensor:
                 return edited(generator, latents + coefficients @ self.vectors.T, residual)
 
-            def loss(coefficients: Tensor) -> Tensor:
-                return F.cross_entropy(self.net(edit(coefficients)), batch.labels, reduction="none")
+            random = stream(self.seed, _EDITS, self.steps_done)
+            if self.choice == "random":
+                coefficients = self._draw(len(batch), random)
+                for _ in range(self.ascent_steps):
+                    coefficients = self._toss(coefficients, random)
+                return edit(coefficients), coefficients
+            worst = worst_edits(
+                edit,
+                lambda images: F.cross_entropy(self.net(images), batch.labels, reduction="none"),
+                [self._draw(len(batch), random) for _ in range(self.draws)],
+                amplitude=self.amplitude,
+                ascent_steps=self.ascent_steps,
+            )
+            return worst.images, worst.coefficients
 
-            return edit(self.coefficients(loss, len(batch)))
+    def _draw(self, count: int, random: torch.Generator) -> Tensor:
+        """A draw for every image, ``[count, K]``."""
+        directions = self.vectors.shape[1]
+        drawn = draw_coefficients(count, directions, amplitude=self.amplitude, generator=random)
+        return drawn.to(self.vectors.device)
 
-    def coefficients(self, loss: Callable[[Tensor], Tensor], count: int) -> Tensor:
-        """c for ``count`` images, ``[count, K]``; ``loss`` as `worst_coefficients` takes it."""
-        random = stream(self.seed, _EDITS, self.steps_done)
-
-        def draw() -> Tensor:
-            directions = self.vectors.shape[1]
-            drawn = draw_coefficients(count, directions, amplitude=self.amplitude, generator=random)
-            return drawn.to(self.vectors.device)
-
-        if self.choice == "random":
-            return draw()
-        candidates = [draw() for _ in range(self.draws)]
-        worst, _ = worst_coefficients(
-            loss, candidates, amplitude=self.amplitude, ascent_steps=self.ascent_steps
-        )
-        return worst
+    def _toss(self, coefficients: Tensor, random: torch.Generator) -> Tensor:
+        """A step of `worst_edits` with the toss of a coin for the sign of every gradient."""
+        signs = 2 * torch.randint(2, coefficients.shape, generator=random) - 1
+        step = self.amplitude / self.ascent_steps * signs.to(coefficients)
+        return (coefficients + step).clamp(-self.amplitude, self.amplitude)
 
 
 def draw_coefficients(count: int, directions: int, *, amplitude: float, generator: torch.Generator) -> Tensor:
@@ -217,50 +229,81 @@ def draw_coefficients(count: int, directions: int, *, amplitude: float, generato
     return F.one_hot(chosen, directions) * sizes[:, None]
 
 
-def worst_coefficients(
-    loss: Callable[[Tensor], Tensor], candidates: list[Tensor], *, amplitude: float, ascent_steps: int
-) -> tuple[Tensor, Tensor]:
-    """For every image the coefficients of the largest loss seen: of the candidates, then on the way up from there.
+@dataclass(frozen=True)
+class Edits:
+    """Edited images, without gradients.
+
+    Attributes
+    ----------
+    images : floats ``[n, c, h, w]`` in [0, 1].
+    coefficients : c, ``[n, K]``.
+    losses : ``[n]``.
+    """
+
+    images: Tensor
+    coefficients: Tensor
+    losses: Tensor
+
+
+def worst_edits(
+    edit: Callable[[Tensor], Tensor],
+    loss: Callable[[Tensor], Tensor],
+    candidates: list[Tensor],
+    *,
+    amplitude: float,
+    ascent_steps: int,
+) -> Edits:
+    """For every image the edit of the largest loss seen: of the candidates, then on the way up from there.
 
     A step adds a / ``ascent_steps`` to each coefficient with the sign of its gradient and cuts it off at a, so that every
     corner of the box can be reached from its centre. The best ever seen is kept: it is at least the first candidate's.
 
     Parameters
     ----------
-    loss : from coefficients ``[n, K]`` to losses ``[n]``, differentiable, and the images independent of each other.
+    edit : from coefficients ``[n, K]`` to images, differentiable, and the images independent of each other.
+    loss : from images to losses ``[n]``, likewise.
     candidates : one or more ``[n, K]``, within [-a, a].
     amplitude : a.
     ascent_steps : 0 for the best of the candidates.
 
     Returns
     -------
-    Coefficients ``[n, K]`` and their losses ``[n]``, without gradients. A loss that is not a number is never the largest.
+    A loss that is not a number is never the largest; an image that has none keeps the first candidate.
     """
-    best, largest = candidates[0], torch.full_like(candidates[0][:, 0], -torch.inf)
+    best: Edits | None = None
 
-    def keep_better(tried: Tensor, losses: Tensor) -> None:
-        nonlocal best, largest
-        better = losses > largest
-        best, largest = torch.where(better[:, None], tried, best), torch.where(better, losses, largest)
+    def look(tried: Tensor) -> Tensor:
+        """The losses of coefficients, with their graph; where they are the largest, the edits are kept."""
+        nonlocal best
+        images = edit(tried)
+        losses = loss(images)
+        seen = Edits(images.detach(), tried.detach(), losses.detach())
+        if best is None:
+            best = replace(seen, losses=torch.where(seen.losses.isnan(), -torch.inf, seen.losses))
+        else:
+            better = seen.losses > best.losses
+            best = Edits(
+                choose_by_image(better, seen.images, best.images),
+                choose_by_image(better, seen.coefficients, best.coefficients),
+                choose_by_image(better, seen.losses, best.losses),
+            )
+        return losses
 
-    if len(candidates) > 1 or not ascent_steps:  # else the first step looks at it
-        with torch.no_grad():
-            for candidate in candidates:
-                keep_better(candidate, loss(candidate))
-    current = best
-    for _ in range(ascent_steps):
-        with torch.enable_grad():
-            current = current.detach().requires_grad_()
-            losses = loss(current)
-            (gradient,) = torch.autograd.grad(losses.sum(), current)
-        with torch.no_grad():
-            keep_better(current.detach(), losses.detach())
+    with torch.no_grad():
+        # with a single candidate, the first step looks at it
+        for candidate in candidates if len(candidates) > 1 or not ascent_steps else []:
+            look(candidate)
+        current = candidates[0] if best is None else best.coefficients
+        for _ in range(ascent_steps):
+            with torch.enable_grad():
+                current = current.detach().requires_grad_()
+                (gradient,) = torch.autograd.grad(look(current).sum(), current)
             step = amplitude / ascent_steps
-            current = (current + step * gradient.sign()).clamp(-amplitude, amplitude)
-    if ascent_steps:
-        with torch.no_grad():
-            keep_better(current, loss(current))
-    return best, largest
+            current = (current.detach() + step * gradient.sign()).clamp(-amplitude, amplitude)
+        if ascent_steps:
+            look(current)
+    assert best is not None
+    return best
 
 
 def scaled(batch: Images) -> Tensor:

@@ -240,7 +240,7 @@ class VAEGAN(Method):
 
         ``generator`` is of the CPU.
         """
-        latents = torch.randn(n, self.generator.latent, generator=generator)
+        latents = self.generator.draw(n, generator)
         return self.decode(latents.to(self.generator.first_weight))
 
     def _noise(self, count: int) -> tuple[Tensor, Tensor]:

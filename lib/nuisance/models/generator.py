@@ -6,16 +6,12 @@ arXiv 1609.05158). Its norms are layer norms, so that no image depends on the ot
 is then the same as inverting its images one by one, in training mode too.
 """
 
-import io
 import math
-from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from nuisance.errors import DataError, InputError, ParameterError
-from nuisance.files import replace_file
+from nuisance.errors import InputError, ParameterError
 
 
 class LatentGenerator(nn.Module):
@@ -48,6 +44,10 @@ class LatentGenerator(nn.Module):
     def first_weight(self) -> Tensor:
         """The weights that first consume a latent, ``[out, latent]``, whose columns SeFa looks at."""
         return self.first.weight
+
+    def draw(self, count: int, random: torch.Generator) -> Tensor:
+        """Latents ``[count, latent]``, normal, on the CPU."""
+        return torch.randn(count, self.latent, generator=random)
 
     def early(self, w: Tensor) -> Tensor:
         """Latents ``[b, latent]`` -> features ``[b, 2 width, side / 2, side / 2]``, behind the first upsampling."""
@@ -136,9 +136,6 @@ class ImageDiscriminator(nn.Module):
         return self.judge(self.features(x))
 
 
-Network = TypeVar("Network", LatentGenerator, ImageEncoder)
-
-
 def draw_weights(module: nn.Module, generator: torch.Generator) -> None:
     """Draw the weights of all convolutions and linear layers, normal with variance 2 / inputs (He et al. 2015).
 
@@ -154,77 +151,6 @@ def draw_weights(module: nn.Module, generator: torch.Generator) -> None:
     for part in module.modules():
         if isinstance(part, ImageEncoder):
             part.out.weight.data /= 20
-
-
-def save_network(network: LatentGenerator | ImageEncoder, path: Path) -> None:
-    """Write a network's sizes and weights, for `load_generator` or `load_encoder`."""
-    weights = {name: weight.detach().cpu() for name, weight in network.state_dict().items()}
-    buffer = io.BytesIO()
-    torch.save({"network": type(network).__name__, "settings": network.settings, "weights": weights}, buffer)
-    replace_file(path, buffer.getvalue())
-
-
-def load_generator(path: Path) -> LatentGenerator:
-    """A generator from a file that `save_network` wrote, on the CPU, in eval mode.
-
-    Only tensors, numbers and texts are unpacked, never a pickle's code.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, cannot be unpacked, or is not what it says: another network, weights that are missing,
-        unknown, of other sizes than the file's own settings ask for, not float32 or not finite.
-    """
-    return _load(LatentGenerator, path)
-
-
-def load_encoder(path: Path) -> ImageEncoder:
-    """An encoder from a file that `save_network` wrote; all else as `load_generator`."""
-    return _load(ImageEncoder, path)
-
-
-def _load(kind: type[Network], path: Path) -> Network:
-    wanted = kind.__name__
-    mend = "write it anew with save_network, or mend the path"
-    if not path.is_file():
-        raise DataError(f"There is no file of weights {path}; {mend}.")
-    try:
-        saved: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what torch.load raises on damage is a kind of its own for every byte
-        raise DataError(f"{path} cannot be unpacked as a file of weights; {mend}.") from error
-    if not isinstance(saved, dict) or saved.keys() != {"network", "settings", "weights"}:
-        raise DataError(f"{path} does not say which network it holds, with its settings and weights; {mend}.")
-    if saved["network"] != wanted:
-        raise DataError(f"{path} holds a network {saved['network']!r} but a {wanted} is wanted; {mend}.")
-    try:
-        with torch.device("meta"):  # costs no memory, whatever sizes the file asks for
-            network = kind(**saved["settings"])
-    except (TypeError, RuntimeError, ParameterError) as error:
-        raise DataError(
-            f"{path} has settings of which no {wanted} can be built ({error}); {mend}."
-        ) from error
-    if fault := _fault(saved["weights"], network.state_dict()):
-        raise DataError(f"{path} is not the {wanted} that it says: {fault}; {mend}.")
-    network.load_state_dict(saved["weights"], assign=True)
-    return network.eval()
-
-
-def _fault(weights: Any, expected: dict[str, Tensor]) -> str:
-    """What is wrong with the weights of a file; nothing if they are as expected."""
-    if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
-        return "its weights are not tensors by name"
-    if missing := expected.keys() - weights.keys():
-        return f"it lacks {', '.join(sorted(missing))}"
-    if unknown := weights.keys() - expected.keys():
-        return f"it has {', '.join(map(str, unknown))} too"
-    for name, weight in weights.items():
-        if weight.shape != expected[name].shape:
-            return (
-                f"its {name} is {list(weight.shape)} where the settings ask for {list(expected[name].shape)}"
-            )
-        if weight.dtype != torch.float32 or not weight.isfinite().all():
-            return f"its {name} is not of finite float32 numbers"
-    return ""
 
 
 def _upsample(inputs: int, outputs: int) -> nn.Sequential:

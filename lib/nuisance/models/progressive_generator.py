@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nuisance.errors import DataError, InputError, ParameterError
+from nuisance.models.weights import fault_of, tensors_by_name
 
 SLOPE = 0.2
 EPSILON = 1e-8
@@ -99,6 +100,10 @@ class ProgressiveGenerator(nn.Module):
         """The weights that first consume a latent, ``[out, latent]``, not yet scaled; SeFa looks at their columns."""
         return self.formatLayer.weight
 
+    def draw(self, count: int, random: torch.Generator) -> Tensor:
+        """Latents ``[count, latent]``, normal, on the CPU."""
+        return torch.randn(count, self.latent, generator=random)
+
     def early(self, w: Tensor) -> Tensor:
         """Latents ``[b, latent]`` -> features ``[b, widths[1], 8, 8]``, behind the first doubling."""
         if w.ndim != 2 or w.shape[1] != self.latent:
@@ -137,51 +142,39 @@ def _grow(a: Tensor, stages: Iterable[nn.Module]) -> Tensor:
     return a
 
 
-def load_progressive_generator(path: Path) -> ProgressiveGenerator:
-    """A fully grown generator from a local file, on the CPU, in eval mode.
+def progressive_generator_of(saved: Any, path: Path, mend: str) -> ProgressiveGenerator:
+    """A fully grown generator of what was in a file, on the CPU, in eval mode.
 
-    The file is either what the hub's ``PGAN`` downloads or the bare weights of its generator, from ``torch.save`` of a
-    ``state_dict()``. Of the hub's file the running average of the weights (``avgG``) is taken, with which the paper
-    draws its images, else ``netG``. Sizes are those of the tensors. Nothing of the file is run: where the hub's file
-    asks for its class of settings, it gets an empty one of ours.
+    It is either what the hub's ``PGAN`` downloads or the bare weights of its generator, a ``state_dict()``. Of the
+    hub's file the running average of the weights (``avgG``) is taken, with which the paper draws its images,
+    else ``netG``. Sizes are those of the tensors.
+
+    Parameters
+    ----------
+    path, mend : the file, and what to give instead, for the error.
 
     Raises
     ------
     DataError
-        If the file is missing, cannot be unpacked, or does not hold this generator: other settings, or tensors that are
-        missing, unknown, of sizes that do not fit each other, not float32 or not finite.
+        If it does not hold this generator: other settings, or tensors that are missing, unknown, of sizes that do not
+        fit each other, not float32 or not finite.
     """
-    if not path.is_file():
-        raise DataError(f"There is no file of weights {path}; download it, or mend the path.")
-    try:
-        with torch.serialization.safe_globals([(_HubSettings, "models.utils.config.BaseConfig")]):
-            saved: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what torch.load raises on damage is a kind of its own for every byte
-        raise DataError(
-            f"{path} is damaged or holds more than weights; download it anew, or load it once in an environment that "
-            "you trust and save its generator alone, with torch.save(checkpoint['netG'], ...)."
-        ) from error
-    mend = "give the file of torch.hub's PGAN, or the state_dict() of its generator"
     if isinstance(saved, dict) and "netG" in saved:
         stated = getattr(saved.get("config"), "__dict__", {})
         for name, fitting in _FITTING.items():
             if name in stated and stated[name] not in fitting:
                 raise DataError(f"{path} is of a generator whose {name} is {stated[name]!r}; {mend}.")
         saved = saved.get("avgG", saved["netG"])
-    if not isinstance(saved, dict) or not all(isinstance(weight, Tensor) for weight in saved.values()):
+    if not tensors_by_name(saved):
         raise DataError(f"{path} does not hold tensors by name; {mend}.")
     # the layers lay in wrappers, which some of the release's versions name and others do not
     weights = {str(name).replace(".module.", "."): weight for name, weight in saved.items()}
     with torch.device("meta"):  # costs no memory
         network = _of_sizes(weights)
-    if fault := _fault(weights, network.state_dict()):
+    if fault := fault_of(weights, network.state_dict()):
         raise DataError(f"{path} is not a generator of progressive growing: {fault}; {mend}.")
     network.load_state_dict(weights, assign=True)
     return network.eval()
-
-
-class _HubSettings:
-    """Stands for the class of the settings in the hub's file, which then fill its ``__dict__``."""
 
 
 # what the settings of the hub's file must be, where they are stated, for the network above to be theirs
@@ -208,18 +201,3 @@ def _of_sizes(weights: dict[str, Tensor]) -> ProgressiveGenerator:
         widths=[size(f"toRGBLayers.{stage}", 1) for stage in range(max(1, len(stages)))],
         channels=size("toRGBLayers.0", 0),
     )
-
-
-def _fault(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
-    """What is wrong with the weights of a file; nothing if they are as expected."""
-    if missing := expected.keys() - weights.keys():
-        return f"it lacks {', '.join(sorted(missing))}"
-    if unknown := weights.keys() - expected.keys():
-        return f"it has {', '.join(sorted(unknown))} too"
-    for name, weight in weights.items():
-        if weight.shape != expected[name].shape:
-            wanted = list(expected[name].shape)
-            return f"its {name} is {list(weight.shape)} where its other tensors ask for {wanted}"
-        if weight.dtype != torch.float32 or not weight.isfinite().all():
-            return f"its {name} is not of finite float32 numbers"
-    return ""
