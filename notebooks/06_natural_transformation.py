@@ -203,9 +203,9 @@ plt.show()
 # %%
 from nuisance.methods.directions import sefa
 from nuisance.methods.inversion import edited
-from nuisance.methods.natural_transformation import worst_coefficients
+from nuisance.methods.natural_transformation import worst_edits
 
-study.source(sefa, edited, worst_coefficients)
+study.source(sefa, edited, worst_edits)
 
 # %% [markdown]
 # **The rivals.** Standard training; AugMix {cite:p}`hendrycks2020augmix` and RandAugment {cite:p}`cubuk2020randaugment` by torchvision's operations, three an image for the latter, at the strengths that are the library's defaults and were not tuned; and training on a pixel adversary of seven steps. AugMix is without its consistency term and, as in its paper but not by torchvision's default, without brightness and contrast. RandAugment's operations include rotation, shear, translation, brightness and contrast, which are in the test. All three train on changed images alone here (AugMix's own loss has the clean image in it), where NaTra mixes in as many clean ones: clean accuracies are not compared on equal terms.
