@@ -141,7 +141,8 @@ def compare(run: Run) -> Results:
         raise ParameterError(
             f"directions is {p.directions} but a latent has only {p.latent} numbers; ask for fewer."
         )
-    networks, judge, outcomes = prepare(run, PEERS, p.seeds)
+    # the longest parts first, so that the cores finish together
+    networks, judge, outcomes = prepare(run, PEERS[::-1], p.seeds)
     nets = {"networks": networks, "settings": _settings(p, [*SETS, *GENERATOR])} | _common(p)
     judged = {**nets, "judge": judge}
     (inverted,), (quality,), (reconstructed,) = run.together(
@@ -151,7 +152,7 @@ def compare(run: Run) -> Results:
     )
     directions = find(run, networks, judge, inverted)
     if directions["sefa"]["note"] is None:
-        outcomes |= train(run, EDITED, p.seeds, networks, inverted, directions)
+        outcomes |= train(run, EDITED[::-1], p.seeds, networks, inverted, directions)
     rows = [row for row in ROWS if (row, p.seeds[0]) in outcomes]
     edits: dict[int, dict[str, Any]] = {}
     choices: dict[int, dict[str, dict[str, float]]] = {}
