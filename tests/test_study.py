@@ -8,7 +8,9 @@ import re
 import subprocess
 import symtable
 import sys
+import warnings
 
+import joblib
 import pytest
 
 from nuisance import paths, render, store, study
@@ -175,6 +177,17 @@ def failing(x):
     if x == 1:
         raise ValueError("one is impossible")
     return x
+
+
+def test_a_worker_that_is_replaced_leaves_no_warning_in_a_notebook(monkeypatch, recwarn):
+    class Warns(joblib.Parallel):
+        def __call__(self, jobs):
+            warnings.warn("A worker stopped while some jobs were given to the executor.", stacklevel=1)
+            return super().__call__(jobs)
+
+    monkeypatch.setattr(joblib, "Parallel", Warns)
+    assert [part["square"] for part in start().parts(square, [{"x": 12, "seed": 0}])] == [144]
+    assert not recwarn.list
 
 
 def test_a_failing_part_raises_and_the_finished_ones_are_kept():

@@ -22,6 +22,7 @@ import sys
 import textwrap
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import metadata
@@ -176,7 +177,12 @@ class Run:
                 joblib.delayed(_indexed)(i, *calls[i], keys[i], codes[calls[i][0]], os.getpid())
                 for i in missing
             )
-            with joblib.Parallel(n_jobs=workers, return_as="generator_unordered") as parallel:
+            with (
+                warnings.catch_warnings(),
+                joblib.Parallel(n_jobs=workers, return_as="generator_unordered") as parallel,
+            ):
+                # a worker that has idled for long is replaced; of that a notebook need not tell, with a path of this machine
+                warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
                 for i, part in parallel(jobs):
                     finished[keys[i]] = part
                     progress.show(len(finished), f"{part.seconds:.1f} s for {labels[i]}")
