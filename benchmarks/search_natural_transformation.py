@@ -5,7 +5,8 @@
 First, seeds 10, 11, 12, which the chapter does not use, on validation images: how far directions are followed and how an
 edit is chosen, and the pixel adversary's epsilon, so that it is no straw man. Each setting differs from the
 chapter's in what its name says. Then every row, on test images, for the ten seeds 20 to 29; the generator, the
-judge and the directions are the chapter's. Writes ``results/search/06_natural_transformation.json``.
+judge and the directions are the chapter's. What the judge says of edits is asked on test images in both, and chose
+nothing. Writes ``results/search/06_natural_transformation.json``.
 """
 
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from nuisance.data.distortions import DISTORTIONS
 from nuisance.experiments import natural_transformation_data as data
 from nuisance.experiments import natural_transformation_settings as chapter
 from nuisance.experiments import natural_transformation_study as nt
-from nuisance.experiments.natural_transformation import ROWS
+from nuisance.experiments.natural_transformation import ROWS, judge_choices
 from nuisance.metrics.intervals import mean_interval
 
 SEEDS = [10, 11, 12]
@@ -39,6 +40,8 @@ TRIED: list[tuple[str, dict[str, Any]]] = [
     ("learned_ascent", {}),
 ]
 MEASURES = {"clean": nt.clean, "natural": nt.natural, "not natural": nt.other}
+NUMBERS = ("flips", "errors", "length", "change")
+"""Of edits, see `judge_choices`."""
 PAIRS = (
     ("random", "standard"),
     ("natra", "standard"),
@@ -61,17 +64,25 @@ PAIRS = (
 """Of which the second is taken from the first, seed by seed."""
 
 
-def outcomes_of(
-    run: study.Run, rows: list[str], seeds: list[int], split: str
-) -> dict[tuple[str, int], nt.Outcome]:
-    """The rows, trained."""
+Outcomes = dict[tuple[str, int], nt.Outcome]
+Edits = dict[tuple[str, int], dict[str, float]]
+
+
+def outcomes_of(run: study.Run, rows: list[str], seeds: list[int], split: str) -> tuple[Outcomes, Edits]:
+    """The rows, trained, and what the judge says of the edits of those that have some."""
     networks, judge, outcomes = nt.prepare(run, [row for row in rows if ROWS[row].peer], seeds, split)
     edited = [row for row in rows if not ROWS[row].peer]
+    edits: Edits = {}
     if edited:
         inverted = nt.invert_images(run, networks)
         directions = nt.find(run, networks, judge, inverted)
         outcomes |= nt.train(run, edited, seeds, networks, inverted, directions, split)
-    return outcomes
+        for found_by, of in directions.items():
+            if along := [row for row in edited if ROWS[row].found_by == found_by]:
+                cases = nt.choices_of(run.parameters, along, seeds, networks, judge, of, outcomes)
+                for seed, judged in zip(seeds, run.parts(judge_choices, cases), strict=True):
+                    edits |= {(row, seed): numbers for row, numbers in judged.items()}
+    return outcomes, edits
 
 
 def tried(run: study.Run, row: str, changed: dict[str, Any]) -> list[dict[str, Any]]:
@@ -83,30 +94,40 @@ def tried(run: study.Run, row: str, changed: dict[str, Any]) -> list[dict[str, A
         parameters=SimpleNamespace(**(vars(run.parameters) | changed)),
     )
     own.use_data(data.fingerprint(run.parameters.dataset, str(run.parameters.data_root), ""))
-    outcomes = outcomes_of(own, [row], SEEDS, "validation")
+    outcomes, edits = outcomes_of(own, [row], SEEDS, "validation")
     name = ", ".join(f"{key} {value:g}" for key, value in changed.items()) or "nothing"
     rows = [
         study.row(row, name, metric, mean_interval([of(outcomes[row, seed]) for seed in SEEDS]))
         for metric, of in MEASURES.items()
     ]
+    if edits:
+        flips = mean_interval([edits[row, seed]["flips"] for seed in SEEDS])
+        rows.append(study.row(row, name, "flips", flips))
     print(f"{row:10} {name:25}", *(f"{each['value']:.3f}" for each in rows), flush=True)
     return rows
 
 
-def compared(run: study.Run) -> list[dict[str, Any]]:
-    """Rows of a table: what differs between two rows over ten seeds, on test images with the chapter's settings."""
-    outcomes = outcomes_of(run, list(ROWS), FRESH_SEEDS, "test")
+def compare(run: study.Run) -> None:
+    """Record what differs between rows over ten seeds, on test images with the chapter's settings; and their edits."""
+    outcomes, edits = outcomes_of(run, list(ROWS), FRESH_SEEDS, "test")
     measures = MEASURES | {name: nt.under(name) for name in DISTORTIONS}
-    rows = []
+    differences = []
     for one, other in PAIRS:
         for metric, of in measures.items():
             more = mean_interval(
                 [of(outcomes[one, seed]) - of(outcomes[other, seed]) for seed in FRESH_SEEDS]
             )
             setting = f"{ROWS[one].title} - {ROWS[other].title}"
-            rows.append(study.row("ten seeds", setting, metric, more))
+            differences.append(study.row("ten seeds", setting, metric, more))
             print(f"{setting:50} {metric:12} {more}", flush=True)
-    return rows
+    run.table("Ten seeds that chose nothing", differences)
+    judged = []
+    for row in ROWS:
+        for number in NUMBERS if ROWS[row].found_by else ():
+            of_row = mean_interval([edits[row, seed][number] for seed in FRESH_SEEDS])
+            judged.append(study.row(row, "ten seeds", number, of_row))
+            print(f"{ROWS[row].title:50} {number:12} {of_row}", flush=True)
+    run.table("Edits of the trainings", judged)
 
 
 def main() -> None:
@@ -122,7 +143,7 @@ def main() -> None:
     )
     run.use_data(data.fingerprint(run.parameters.dataset, str(run.parameters.data_root), ""))
     run.table("Trainings by setting", [row for name, changed in TRIED for row in tried(run, name, changed)])
-    run.table("Ten seeds that chose nothing", compared(run))
+    compare(run)
     print(f"Written to {run.finish()}.")
 
 

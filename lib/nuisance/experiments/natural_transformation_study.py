@@ -166,14 +166,7 @@ def compare(run: Run) -> Results:
             }
             for seed in p.seeds
         ]
-        choosing = [
-            {
-                **_with(p, {**case, "judge": judge}, CHOICES),
-                "seed": seed,
-                "weights": {row: outcomes[row, seed]["weights"] for row in EDITED},
-            }
-            for seed in p.seeds
-        ]
+        choosing = choices_of(p, EDITED, p.seeds, networks, judge, directions["sefa"], outcomes)
         (reach,), of_edits, of_choices = run.together(
             (measure_reach, [{**case, "judge": judge}]), (judge_edits, cases), (judge_choices, choosing)
         )
@@ -268,6 +261,30 @@ def train(
         for row, seed in pairs
     ]
     return dict(zip(pairs, run.parts(train_classifier, cases), strict=True))
+
+
+def choices_of(
+    p: Any,
+    rows: Sequence[str],
+    seeds: Sequence[int],
+    networks: dict[str, Any],
+    judge: dict[str, Any],
+    directions: dict[str, Any],
+    outcomes: dict[tuple[str, int], Outcome],
+) -> list[dict[str, Any]]:
+    """The cases of `judge_choices`, seed by seed, of rows along the same directions."""
+    return [
+        {
+            "seed": seed,
+            "weights": {row: outcomes[row, seed]["weights"] for row in rows},
+            "networks": networks,
+            "judge": judge,
+            "vectors": directions["vectors"],
+            "settings": _settings(p, [*SETS, *GENERATOR, *CHOICES]),
+        }
+        | _common(p)
+        for seed in seeds
+    ]
 
 
 def _inversion(p: Any, networks: dict[str, Any]) -> dict[str, Any]:
