@@ -850,7 +850,13 @@ def progressive():
 
 
 def of_styles():
-    return StyleGenerator(normal=4, latent=5, mappings=2, widths=(8, 6, 4))
+    network = StyleGenerator(normal=4, latent=5, mappings=2, widths=(8, 6, 4))
+    for name, weight in network.named_parameters():
+        if name.endswith("affine.bias"):
+            torch.nn.init.ones_(weight)
+        elif not name.endswith("bias"):
+            torch.nn.init.normal_(weight, std=100.0 if name.startswith("mapping") else 1.0)
+    return network
 
 
 @pytest.fixture(scope="module")
