@@ -35,8 +35,8 @@ TRIED: list[tuple[str, dict[str, Any]]] = [
     ("ascent", {"rho": 0.25}),
     ("ascent", {"largest_flip": 0.2}),
     ("coins", {}),
-    ("coins", {"ascent_steps": 1}),
-    ("coins", {"amplitude": 0.5}),
+    ("corner", {}),
+    ("corner", {"amplitude": 0.5}),
     ("learned_ascent", {}),
 ]
 MEASURES = {"clean": nt.clean, "natural": nt.natural, "not natural": nt.other}
@@ -50,7 +50,9 @@ PAIRS = (
     ("coins", "random"),
     ("ascent", "standard"),
     ("ascent", "random"),
+    ("corner", "standard"),
     ("ascent", "coins"),
+    ("ascent", "corner"),
     ("ascent", "pixels"),
     ("ascent", "rand_augment"),
     ("learned", "natra"),

@@ -198,7 +198,7 @@ plt.show()
 #
 # with the edit $x'(c) = \mathrm{clip}\big(G(w + U c) + x - G(w)\big)$.
 #
-# The inner maximum is the worst of a few edits, each along one direction, or is sought by sign-gradient steps on all coefficients $|c_k| \le 1$ at once. *Random* takes one edit as it is drawn: it tells how much of a gain is more data. Gradient steps differ from it in two things, in who chooses and in moving along all directions at once; their control is *random steps*, which are as many and as large, with signs by the toss of a coin.
+# The inner maximum is the worst of a few edits, each along one direction, or is sought by sign-gradient steps on all coefficients $|c_k| \le 1$ at once. *Random* takes one edit as it is drawn: it tells how much of a gain is more data. Gradient steps differ from it in two things, in who chooses and in moving along all directions at once; their control is a *random corner*, to which every coefficient is moved as far as gradient steps can move it, up or down by the toss of a coin.
 
 # %%
 from nuisance.methods.directions import sefa
@@ -390,7 +390,7 @@ panels = plt.subplots(3, 3, **layout)[1].ravel()
 SEVERITIES = range(6)
 COLORS = {
     row: figures.PALETTE[number]
-    for row, number in zip(ROWS, (7, 1, 2, 3, 9, 6, 4, 0, 5, 8), strict=True)
+    for row, number in zip(results.rows, (7, 1, 2, 3, 9, 6, 4, 0), strict=False)
 }
 
 
@@ -563,11 +563,11 @@ if results.reach:
     )
     run.claim(
         "C1.3-choice",
-        "The gain is the adversary's: steps by gradient beat the same by coins.",
+        "The gain is the adversary's: signs of the gradient beat the toss of coins.",
         [
             Condition(
-                "gradient steps - random steps",
-                results.difference("ascent", "coins", nt.natural),
+                "gradient steps - random corner",
+                results.difference("ascent", "corner", nt.natural),
                 above=0,
             )
         ],

@@ -1,5 +1,6 @@
 """The generator of StyleGAN2: against the paper's equations one image at a time, and from files by both codes."""
 
+import argparse
 import math
 import re
 from collections import OrderedDict
@@ -288,6 +289,7 @@ def test_sizes_that_cannot_be_are_named():
         lambda: {"G_ema": nvidias()},
         lambda: rosinalitys(nvidias()),
         lambda: {"g": rosinalitys(nvidias(1)), "g_ema": rosinalitys(nvidias()), "latent_avg": torch.zeros(6)},
+        lambda: {"g_ema": rosinalitys(nvidias()), "args": argparse.Namespace(size=16, ckpt=None)},
     ],
 )
 def test_the_same_network_comes_of_both_codes_files(tmp_path, stored):
@@ -297,6 +299,16 @@ def test_the_same_network_comes_of_both_codes_files(tmp_path, stored):
     u = plain.draw(2, generator(1))
     assert torch.equal(network(u), plain(u))
     assert all(weight.requires_grad for weight in network.parameters())
+
+
+def test_where_a_file_has_no_noise_it_is_drawn_once_and_for_all(tmp_path):
+    plain = {name: weight for name, weight in rosinalitys(nvidias()).items() if not name.startswith("noises")}
+    network, again = loaded(tmp_path, plain), loaded(tmp_path, plain)
+    noises = [of.noise_const for of in network.modules() if isinstance(of, StyleLayer)]
+    assert [len(noise) for noise in noises] == [4, 8, 8, 16, 16]
+    assert torch.cat([noise.flatten() for noise in noises]).std().item() == pytest.approx(1, abs=0.1)
+    u = network.draw(2, generator(1))
+    assert torch.equal(network(u), again(u))
 
 
 def test_what_does_not_lie_in_the_file_is_not_in_the_network(tmp_path):
@@ -327,7 +339,10 @@ def without(*names):
             having("convs.0.conv.blur.kernel", torch.ones(2, 2), lambda: rosinalitys(nvidias())),
             "whose convs.0.conv.blur.kernel is not the filter",
         ),
-        (without("synthesis.b4.const"), "not a generator of StyleGAN2: it lacks synthesis.b4.const;"),
+        (
+            without("synthesis.b4.const"),
+            "StyleGAN2, by the names of NVIDIA's code: it lacks synthesis.b4.const;",
+        ),
         (without("synthesis.b16.conv1.weight"), "it lacks synthesis.b16.conv1.weight;"),
         (without("mapping.fc0.weight"), "it lacks mapping.fc0.weight;"),
         (having("synthesis.b8.skip.weight", torch.zeros(4, 5, 1, 1)), "it has synthesis.b8.skip.weight too;"),
@@ -342,9 +357,31 @@ def without(*names):
         ),
         (
             having("synthesis.b4.torgb.bias", torch.full((3,), math.nan)),
-            "b4.torgb.bias is not of finite float32",
+            "b4.torgb.bias has numbers that are not finite",
         ),
-        (having("synthesis.b4.torgb.bias", torch.zeros(3).half()), "b4.torgb.bias is not of finite float32"),
+        (
+            having("synthesis.b4.torgb.bias", torch.zeros(3).half()),
+            "b4.torgb.bias is torch.float16 and not torch.float32 (Tensor.float()",
+        ),
+        (
+            nvidias()
+            | {f"mapping.fc1.{part}": 0 * nvidias()[f"mapping.fc1.{part}"] for part in ("weight", "bias")},
+            "whose latents are all alike or not finite",
+        ),
+        (nvidias() | rosinalitys(nvidias(1)), "holds synthesis.b4.const twice, by the names of both codes"),
+        (having("synthesis.b8.conv0.noise_const", torch.zeros(4, 4)), "b8.conv0.noise_const is [4, 4] where"),
+        (without("synthesis.b8.conv0.noise_const"), "it lacks synthesis.b8.conv0.noise_const;"),
+        # names that ask for sizes that nobody has
+        (having("convs.1000000000.conv.weight", torch.zeros(1)), "it has convs.1000000000.conv.weight too;"),
+        (having("convs.70.conv.weight", torch.zeros(1)), "it has synthesis.b274877906944.conv0.weight too;"),
+        (having("noises.noise_\u0663", torch.zeros(1)), "it has noises.noise_\\u0663 too;"),
+        (having("style.0.weight", torch.zeros(1)), "it has style.0.weight too;"),
+        (having("synthesis.b32.conv1.weight", torch.zeros(1)), "it lacks synthesis.b32.conv0.affine.bias"),
+        ({f"synthesis.b{4 * 2**n}.conv1.weight": torch.zeros(1) for n in range(40)}, "it lacks"),
+        (having("y" * 5000, torch.zeros(1)), f"it has {'y' * 80} too;"),
+        # tensors whose numbers are not there
+        (having("mapping.fc0.weight", torch.zeros(1, 1).expand(6, 10**10)), "does not hold tensors by name"),
+        (having("synthesis.b4.const", torch.zeros(5, 4, 4, device="meta")), "does not hold tensors by name"),
     ],
 )
 def test_weights_of_something_else_are_refused_by_name(tmp_path, weights, fault):
@@ -355,5 +392,6 @@ def test_weights_of_something_else_are_refused_by_name(tmp_path, weights, fault)
 
 def test_a_long_list_of_what_is_missing_is_cut_short(tmp_path):
     few = {name: weight for name, weight in nvidias().items() if name.startswith("mapping")}
+    few["synthesis.b4.const"] = nvidias()["synthesis.b4.const"]
     with pytest.raises(DataError, match=r"it lacks ([\w.]+, ){5}[\w.]+ and \d+ more; give"):
         loaded(tmp_path, few)

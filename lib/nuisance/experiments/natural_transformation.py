@@ -53,15 +53,16 @@ class Row:
     peer : the training that it is compared with, for rows without a generator.
     found_by : how the directions of its edits were found, for the others,
     choice : how an edit is chosen,
-    steps : and whether steps on all coefficients follow one draw: by the gradient's signs if the worst is sought, which
-        otherwise is the worst of several draws, and by coins if the edit is random.
+    steps : and how many steps on all coefficients follow one draw: by the gradient's signs if the worst is sought, which
+        without steps is the worst of several draws, and by coins if the edit is random. ``"several"`` are as many as
+        the chapter's parameter says.
     """
 
     title: str
     peer: Peer | None = None
     found_by: Finder | None = None
     choice: Choice = "worst"
-    steps: bool = False
+    steps: Literal["none", "one", "several"] = "none"
 
 
 ROWS = {
@@ -70,11 +71,12 @@ ROWS = {
     "aug_mix": Row(title="AugMix", peer="aug_mix"),
     "pixels": Row(title="pixel adversary (PGD)", peer="pixel_adversary"),
     "random": Row(title="NaTra, random edit", found_by="sefa", choice="random"),
-    "coins": Row(title="NaTra, random steps", found_by="sefa", choice="random", steps=True),
+    "coins": Row(title="NaTra, random steps", found_by="sefa", choice="random", steps="several"),
+    "corner": Row(title="NaTra, random corner", found_by="sefa", choice="random", steps="one"),
     "natra": Row(title="NaTra, worst of draws", found_by="sefa"),
-    "ascent": Row(title="NaTra, gradient steps", found_by="sefa", steps=True),
+    "ascent": Row(title="NaTra, gradient steps", found_by="sefa", steps="several"),
     "learned": Row(title="NaTra, learned directions", found_by="learned"),
-    "learned_ascent": Row(title="NaTra, learned, gradient steps", found_by="learned", steps=True),
+    "learned_ascent": Row(title="NaTra, learned, gradient steps", found_by="learned", steps="several"),
 }
 """The rows of the tables by their names in code."""
 
@@ -87,7 +89,8 @@ STRETCH = 3
 CHOICES = 5
 """So many times each image is edited where the edits of a training are judged."""
 PIECE = 250
-"""So many images are inverted, edited or brought near a goal at once, which bounds the memory."""
+"""So many images of the reduced run's size are inverted, edited or brought near a goal at once, and fewer larger ones,
+which bounds the memory."""
 REACH_SEVERITY, REACH_STEPS = 3, 12
 JUDGE_WIDTH, REPORT_IMAGES, DESCRIBED = 16, 2000, 200
 
@@ -227,7 +230,7 @@ def invert(
                 steps=settings["shift_steps"],
                 learning_rate=settings["shift_rate"],
             )
-            for pixels in images.pixels.split(PIECE)
+            for pixels in images.pixels.split(_piece(sets))
         ]
         left_out = torch.cat([part.left_out for part in parts]).cpu()
         if left_out.all():
@@ -264,42 +267,38 @@ def reconstruct(
     sets = make_sets(dataset, data_root=data_root, settings=settings)
     pictures, encoder, features = _load(networks, sets, settings, device)
     net = _load_judge(judge, sets, device)
-    images = _scaled(sets.test.pixels[: settings["expansion_images"]].to(device))
-    shift = shift_latents(
-        images,
-        encoder=encoder,
-        generator=pictures,
-        features=features,
-        steps=settings["reconstruction_steps"],
-        learning_rate=settings["shift_rate"],
-    )
-    expansion = expand_latents(
-        images,
-        start=shift.latents,
-        generator=pictures,
-        random=generator(0, _EXPANSION),
-        features=features,
-        codes=settings["codes"],
-        steps=settings["reconstruction_steps"],
-        learning_rate=settings["shift_rate"],
-    )
-    with torch.no_grad():
-        stages = {
-            "encoder": pictures(shift.start),
-            "shift": pictures(shift.latents),
-            "expansion": expansion.reconstruct(),
-        }
-        found: dict[str, Any] = {
-            name: {
-                "error": (drawn - images).square().flatten(1).mean(1).tolist(),
-                "feature_distance": (net.features(drawn) - net.features(images)).norm(dim=1).tolist(),
+    common: dict[str, Any] = {
+        "generator": pictures,
+        "features": features,
+        "steps": settings["reconstruction_steps"],
+        "learning_rate": settings["shift_rate"],
+    }
+    found: dict[str, Any] = {
+        stage: {"error": [], "feature_distance": []} for stage in ("encoder", "shift", "expansion")
+    }
+    shown: list[Tensor] = []
+    left_out = 0
+    for pixels in sets.test.pixels[: settings["expansion_images"]].split(_piece(sets)):
+        images = _scaled(pixels.to(device))
+        shift = shift_latents(images, encoder=encoder, **common)
+        # the same codes for every piece, so that an image's do not depend on its place
+        random = generator(0, _EXPANSION)
+        expansion = expand_latents(
+            images, start=shift.latents, random=random, codes=settings["codes"], **common
+        )
+        with torch.no_grad():
+            stages = {
+                "encoder": pictures(shift.start),
+                "shift": pictures(shift.latents),
+                "expansion": expansion.reconstruct(),
             }
-            for name, drawn in stages.items()
-        }
-    shown = [images, *stages.values()]
-    found["shown"] = torch.stack([_bytes(of[:SHOWN]).cpu() for of in shown])
-    found["left_out"] = int((shift.left_out | expansion.left_out).sum())
-    return found
+            for name, drawn in stages.items():
+                away = (net.features(drawn) - net.features(images)).norm(dim=1)
+                found[name]["error"] += (drawn - images).square().flatten(1).mean(1).tolist()
+                found[name]["feature_distance"] += away.tolist()
+        shown.append(torch.stack([_bytes(of).cpu() for of in (images, *stages.values())]))
+        left_out += int((shift.left_out | expansion.left_out).sum())
+    return found | {"shown": torch.cat(shown, 1)[:, :SHOWN], "left_out": left_out}
 
 
 def find_directions(
@@ -477,8 +476,8 @@ def judge_edits(
         for direction in vectors.to(device).T:
             for size in (amplitude, -amplitude) if amplitude else (0.0,):
                 with torch.no_grad():
-                    moved = (latents + size * direction).split(PIECE)
-                    parts = zip(moved, residual.split(PIECE), strict=True)
+                    moved = (latents + size * direction).split(_piece(sets))
+                    parts = zip(moved, residual.split(_piece(sets)), strict=True)
                     shown = torch.cat([edited(pictures, w, rest) for w, rest in parts])
                 for net, of_net in zip(nets, right, strict=True):
                     of_net.append(in_parts(net, shown).argmax(1) == images.labels)
@@ -503,7 +502,9 @@ def judge_choices(
     device: str,
     settings: dict[str, Any],
 ) -> dict[str, dict[str, float]]:
-    """What the edits of a training are: test images are edited as each row would, its classifier being trained.
+    """What the edits of a training are: test images are edited as each row edits, with its classifier as it has become.
+
+    Their latents are the encoder's, as in `judge_edits`; those of training images were shifted.
 
     Parameters
     ----------
@@ -526,7 +527,8 @@ def judge_choices(
     images = images.with_attributes(
         latent=latents, residual=x - in_parts(pictures, latents), seen=in_parts(judging, x).argmax(1)
     )
-    pieces = [images[start : start + PIECE] for start in range(0, len(images), PIECE)]
+    size = _piece(sets)
+    pieces = [images[start : start + size] for start in range(0, len(images), size)]
     found: dict[str, dict[str, float]] = {}
     for row, of in weights.items():
         net = _classifier(sets, settings).to(device)
@@ -535,8 +537,8 @@ def judge_choices(
         method = _natural(ROWS[row], net, pictures, vectors.to(device), 1, seed, settings)
         measured: list[Tensor] = []
         # a step of the method for every piece and turn, since a step decides what is drawn
-        for method.steps_done in range(CHOICES * len(pieces)):
-            piece = pieces[method.steps_done // CHOICES]
+        for step in range(CHOICES * len(pieces)):
+            method.steps_done, piece = step, pieces[step // CHOICES]
             shown, coefficients = method.edits(piece)
             with torch.no_grad():
                 columns = (
@@ -586,7 +588,7 @@ def measure_reach(
         goals = _scaled(distorted(images, name, REACH_SEVERITY).pixels.to(device))
         whole = (x - goals).square().sum().item()
         left = dict.fromkeys(spaces, 0.0)
-        for w, rest, goal in zip(*(of.split(PIECE) for of in (latents, residual, goals)), strict=True):
+        for w, rest, goal in zip(*(of.split(_piece(sets)) for of in (latents, residual, goals)), strict=True):
             nearest = torch.full((len(w),), -torch.inf, device=device)
             for space, (columns, amplitude) in spaces.items():  # the second holds the first
 
@@ -674,8 +676,8 @@ def _natural(
         learning_rate=settings["learning_rate"],
         amplitude=settings["amplitude"],
         choice=row.choice,
-        draws=1 if row.steps else settings["draws"],
-        ascent_steps=settings["ascent_steps"] if row.steps else 0,
+        draws=settings["draws"] if row.steps == "none" else 1,
+        ascent_steps={"none": 0, "one": 1, "several": settings["ascent_steps"]}[row.steps],
         rho=settings["rho"],
         seed=seed,
     )
@@ -726,6 +728,11 @@ def _load(
     method.load_state_dict(networks["weights"])
     method = method.to(device).eval().requires_grad_(False)
     return method.generator, method.encoder, method.discriminator.features
+
+
+def _piece(sets: Sets) -> int:
+    """How many images are worked on at once: `PIECE` of 28 x 28 pixels, or of larger ones as many pixels."""
+    return max(1, min(PIECE, PIECE * 28**2 // sets.side**2))
 
 
 def _load_judge(judge: dict[str, Any], sets: Sets, device: str) -> SmallCNN:

@@ -54,8 +54,8 @@ CHOICES = ("edit_images", "width", "learning_rate", *EDITS)
 """The chapter's parameters that decide each part; a part stays valid when another one changes."""
 
 PEERS = tuple(row for row, of in ROWS.items() if of.peer)
-EDITED = tuple(row for row, of in ROWS.items() if of.found_by == "sefa")
-"""The rows of the chapter; learned directions train a classifier in its search only."""
+EDITED = ("random", "corner", "natra", "ascent")
+"""The rows of the chapter; the others train a classifier in its search only."""
 NATURAL = tuple(name for name, of in DISTORTIONS.items() if of.natural)
 
 

@@ -101,7 +101,8 @@ class NaturalTransformation(MixedTraining):
     The edit is chosen for every image: one draw of a direction k and an amplitude in U(-a, a) (``"random"``), or the
     one of several such draws at which the network, in eval mode, has the largest loss (``"worst"``). Steps on all
     coefficients at once may follow: with the sign of the gradient for the worst, and for the random, as its control,
-    with signs by the toss of a coin. The first draw is the random choice's, so that at equal weights the worst choice is
+    with signs by the toss of a coin; of these, a single one goes to a corner of the box, and several undo each other in
+    part. The first draw is the random choice's, so that at equal weights the worst choice is
     never below a random one without steps.
 
     Parameters
@@ -268,7 +269,8 @@ def worst_edits(
 
     Returns
     -------
-    A loss that is not a number is never the largest; an image that has none keeps the first candidate.
+    The edits of the largest losses. A loss that is not a number is never the largest; an image that has none keeps the
+    first candidate.
     """
     best: Edits | None = None
 

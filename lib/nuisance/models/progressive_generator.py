@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nuisance.errors import DataError, InputError, ParameterError
-from nuisance.models.weights import fault_of, tensors_by_name
+from nuisance.models.weights import count_parts, fault_of, tensors_by_name
 
 SLOPE = 0.2
 EPSILON = 1e-8
@@ -105,7 +105,10 @@ class ProgressiveGenerator(nn.Module):
         return torch.randn(count, self.latent, generator=random)
 
     def early(self, w: Tensor) -> Tensor:
-        """Latents ``[b, latent]`` -> features ``[b, widths[1], 8, 8]``, behind the first doubling."""
+        """Latents ``[b, latent]`` -> features behind the first doubling, ``[b, widths[1], 8, 8]``.
+
+        Of a network of 4 x 4 pixels, those of this size.
+        """
         if w.ndim != 2 or w.shape[1] != self.latent:
             raise InputError(
                 f"The latents are {list(w.shape)} but this generator takes [b, {self.latent}]; "
@@ -195,9 +198,9 @@ def _of_sizes(weights: dict[str, Tensor]) -> ProgressiveGenerator:
         weight = weights.get(f"{name}.weight", torch.empty(()))
         return max(1, weight.shape[axis]) if weight.ndim > axis else 1
 
-    stages = {name.split(".")[1] for name in weights if name.startswith("toRGBLayers.")}
+    stages = count_parts(weights, "toRGBLayers", str)
     return ProgressiveGenerator(
         latent=size("formatLayer", 1),
-        widths=[size(f"toRGBLayers.{stage}", 1) for stage in range(max(1, len(stages)))],
+        widths=[size(f"toRGBLayers.{stage}", 1) for stage in range(stages)],
         channels=size("toRGBLayers.0", 0),
     )

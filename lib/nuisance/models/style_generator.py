@@ -15,7 +15,8 @@ along rows and columns. Every size adds to the image, which is on the scale [-1,
 
 The names of tensors are those of NVIDIA's code for PyTorch (``stylegan2-ada-pytorch``, ``stylegan3``). The noise is
 the one that lies beside the weights, so that a latent always makes the same image. Their code cuts activations off at
-256, for the sake of half precision; nothing is cut off here.
+256, for the sake of half precision; nothing is cut off here. Rosinality's code scales W by 1 / sqrt(9 c) before d, which
+makes a difference by the 1e-8 alone.
 """
 
 import math
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 
 from nuisance.errors import DataError, InputError, ParameterError
 from nuisance.models.progressive_generator import SLOPE, pixel_norm
-from nuisance.models.weights import fault_of, tensors_by_name
+from nuisance.models.weights import count_parts, fault_of, tensors_by_name
 from nuisance.seeding import generator
 
 EPSILON = 1e-8
@@ -38,6 +39,7 @@ MAPPING_RATE = 0.01
 """l, which scales the mapping network's weights at run time and so its learning rate."""
 DRAWS = 4096
 """Latents of which their mean and spread are taken."""
+_NOISES = 1  # purpose of the random streams
 
 
 class StyleLayer(nn.Module):
@@ -112,9 +114,9 @@ class StyleGenerator(nn.Module):
     """Latents ``[b, latent]`` -> images ``[b, channels, side, side]`` in [0, 1].
 
     A latent u stands for w = mean + spread u, with the mean of the mapping network's latents and the standard deviation
-    of all their numbers (see `standardise`), so that latents are about as large as normal numbers, as other generators
-    take them, and an amplitude says the same of each. All layers have the same w. What the network draws outside [0, 1]
-    is cut off, and has no gradient there.
+    of their numbers around it (see `standardise`), so that latents are about as large as normal numbers, as other
+    generators take them, and an amplitude says the same of each. All layers have the same w. What the network draws
+    outside [0, 1] is cut off, and has no gradient there.
 
     Parameters
     ----------
@@ -177,7 +179,7 @@ class StyleGenerator(nn.Module):
 
     @torch.no_grad()
     def standardise(self) -> None:
-        """Take the mean and the spread of the mapping network's latents, over `DRAWS` of them."""
+        """Take the mean of the mapping network's latents and their spread around it, over `DRAWS` of them."""
         w = self.map(torch.randn(DRAWS, self.normal, generator=generator(0)).to(self.mean)).double()
         self.spread = w.var(0).mean().sqrt().to(self.mean)
         self.mean = w.mean(0).to(self.mean)
@@ -191,7 +193,7 @@ class StyleGenerator(nn.Module):
     def early(self, u: Tensor) -> Tensor:
         """Latents ``[b, latent]`` -> features ``[b, widths[1] + channels + latent, 8, 8]``.
 
-        Behind the features of 8 x 8 pixels come the image of this size and w, alike at all places, since later layers need
+        Of a network of 4 x 4 pixels, those of this size. Behind the features of 8 x 8 pixels come the image of this size and w, alike at all places, since later layers need
         them: where several latents are mixed, their images and their w are mixed, too.
         """
         if u.ndim != 2 or u.shape[1] != self.latent:
@@ -241,7 +243,8 @@ def double(image: Tensor) -> Tensor:
 
 def _filters(a: Tensor) -> Tensor:
     """[1, 3, 3, 1] / 8 along rows and columns, times 4, for every channel: ``[c, 1, 4, 4]``."""
-    row = a.new_tensor([1, 3, 3, 1]) / 4
+    # computed where the maps lie: numbers from the CPU would make it wait in every layer
+    row = 1 - (torch.arange(4, device=a.device, dtype=a.dtype) - 1.5).abs() / 2
     return (row[:, None] * row).expand(a.shape[1], 1, 4, 4)
 
 
@@ -256,7 +259,8 @@ def style_generator_of(saved: Any, path: Path, mend: str) -> StyleGenerator:
     """A generator of what was in a file, on the CPU, in eval mode, its latents standardised.
 
     It is either a ``state_dict()`` of NVIDIA's code for PyTorch, or one of ``rosinality/stylegan2-pytorch``; or
-    a dictionary with one at ``g_ema`` or ``G_ema``, as the latter's files are. Sizes are those of the tensors.
+    a dictionary with one at ``g_ema`` or ``G_ema``, as the latter's files are. Sizes are those of the tensors. Where
+    no noise lies beside the weights, as in the older of these files, it is drawn once and for all.
 
     Parameters
     ----------
@@ -266,7 +270,7 @@ def style_generator_of(saved: Any, path: Path, mend: str) -> StyleGenerator:
     ------
     DataError
         If it does not hold this generator: one of classes, with another filter, or tensors that are missing, unknown,
-        of sizes that do not fit each other, not float32 or not finite.
+        twice there, of sizes that do not fit each other, not float32, not finite, or that make all latents alike.
     """
     saved = _weights(saved)
     if not tensors_by_name(saved):
@@ -279,17 +283,28 @@ def style_generator_of(saved: Any, path: Path, mend: str) -> StyleGenerator:
                 raise DataError(
                     f"{path} is of a generator whose {old} is not the filter [1, 3, 3, 1]; {mend}."
                 )
+        elif name in weights:
+            raise DataError(f"{path} holds {name} twice, by the names of both codes; {mend}.")
         elif name != "mapping.w_avg":  # about the mean that `standardise` takes
             weights[name] = _without_ones(name, weight)
     if "mapping.embed.weight" in weights:
         raise DataError(f"{path} is of a generator that is told a class; {mend}.")
     with torch.device("meta"):  # costs no memory
         network = _of_sizes(weights)
-    if fault := fault_of(weights, network.state_dict()):
-        raise DataError(f"{path} is not a generator of StyleGAN2: {fault}; {mend}.")
+    expected = network.state_dict()
+    noises = [name for name in expected if name.endswith(".noise_const")]
+    if not any(name in weights for name in noises):
+        random = generator(0, _NOISES)
+        weights |= {name: torch.randn(expected[name].shape, generator=random) for name in noises}
+    if fault := fault_of(weights, expected):
+        raise DataError(
+            f"{path} is not a generator of StyleGAN2, by the names of NVIDIA's code: {fault}; {mend}."
+        )
     network.load_state_dict(weights, assign=True)
     network.mean, network.spread = torch.zeros(network.latent), torch.ones(())  # no longer on "meta"
     network.standardise()
+    if not (network.mean.isfinite().all() and 0 < network.spread < math.inf):
+        raise DataError(f"{path} holds a mapping network whose latents are all alike or not finite; {mend}.")
     return network.eval()
 
 
@@ -315,15 +330,15 @@ def _name(name: str) -> str:
     first, _, rest = name.partition(".")
     if name == "input.input":
         return "synthesis.b4.const"
-    if first == "style" and (match := re.fullmatch(r"(\d+)(\..*)", rest)):
+    if first == "style" and (match := re.fullmatch(r"([1-9][0-9]?)(\..*)", rest)):
         return f"mapping.fc{int(match[1]) - 1}{match[2]}"  # the first is the norm, which has no weights
-    if first == "noises" and (match := re.fullmatch(r"noise_(\d+)", rest)):
+    if first == "noises" and (match := re.fullmatch(r"noise_([0-9]{1,2})", rest)):
         number = int(match[1]) + 1  # as if the size 4 x 4 had two
         return f"synthesis.b{4 * 2 ** (number // 2)}.conv{number % 2}.noise_const"
     place = ""
     if first in ("conv1", "to_rgb1"):
         place = "b4.conv1" if first == "conv1" else "b4.torgb"
-    elif first in ("convs", "to_rgbs") and (match := re.fullmatch(r"(\d+)\.(.*)", rest)):
+    elif first in ("convs", "to_rgbs") and (match := re.fullmatch(r"([0-9]{1,2})\.(.*)", rest)):
         number, rest = int(match[1]), match[2]
         layer = f"conv{number % 2}" if first == "convs" else "torgb"
         place = f"b{8 * 2 ** (number // 2 if first == 'convs' else number)}.{layer}"
@@ -350,9 +365,9 @@ def _without_ones(name: str, weight: Tensor) -> Tensor:
 
 def _is_the_filter(weight: Tensor) -> bool:
     """Whether it is [1, 3, 3, 1] along rows and columns, at whatever gain."""
-    row = torch.tensor([1.0, 3, 3, 1]) / 8
-    wanted = row[:, None] * row
-    return weight.shape == (4, 4) and torch.allclose(weight.float() / weight.float().sum(), wanted, atol=1e-6)
+    if weight.shape != (4, 4) or weight.dtype != torch.float32:
+        return False
+    return torch.allclose(weight / weight.sum(), _filters(weight[None, None])[0, 0] / 4, atol=1e-6)
 
 
 def _of_sizes(weights: dict[str, Tensor]) -> StyleGenerator:
@@ -362,12 +377,11 @@ def _of_sizes(weights: dict[str, Tensor]) -> StyleGenerator:
         weight = weights.get(name, torch.empty(()))
         return max(1, weight.shape[axis]) if weight.ndim > axis else 1
 
-    mappings = {name.split(".")[1] for name in weights if name.startswith("mapping.fc")}
-    sides = {name.split(".")[1] for name in weights if name.startswith("synthesis.b")}
+    sides = [4 * 2**n for n in range(count_parts(weights, "synthesis", lambda n: f"b{4 * 2**n}"))]
     return StyleGenerator(
         normal=size("mapping.fc0.weight", 1),
         latent=size("mapping.fc0.weight", 0),
-        mappings=max(1, len(mappings)),
-        widths=[size(f"synthesis.b{4 * 2**n}.conv1.weight", 0) for n in range(max(1, len(sides)))],
+        mappings=count_parts(weights, "mapping", lambda n: f"fc{n}", most=64),
+        widths=[size(f"synthesis.b{side}.conv1.weight", 0) for side in sides],
         channels=size("synthesis.b4.torgb.weight", 0),
     )
