@@ -117,6 +117,14 @@ def test_what_reads_images_is_three_convolutions_and_a_linear_layer(kind):
         assert torch.equal(network(x), network.judge(network.features(x)))
 
 
+@pytest.mark.parametrize(("side", "small", "convolutions"), [(64, 16, 3), (68, 8, 4), (256, 16, 5)])
+def test_larger_images_are_halved_until_their_maps_are_small(side, small, convolutions):
+    network = drawn(ImageDiscriminator, width=1, channels=1, side=side)
+    assert network.features(torch.rand(1, 1, side, side)).shape == (1, 4, small, small)
+    assert sum(isinstance(layer, torch.nn.Conv2d) for layer in network.layers) == convolutions
+    assert drawn(ImageEncoder, latent=3, width=1, channels=1, side=side).out.weight.shape == (6, 4 * small**2)
+
+
 def test_no_image_sees_the_others_of_its_batch_in_training_either():
     encoder, decoder = drawn(ImageEncoder, **SMALL).train(), drawn(LatentGenerator, **SMALL).train()
     x = torch.rand(4, 3, 8, 8, generator=generator(1))

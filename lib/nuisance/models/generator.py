@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from nuisance.errors import InputError, ParameterError
 
+LARGEST_MAP = 16
+"""No map from which latents or scores are read is larger: of images of 256 pixels a linear layer would be too large."""
+
 
 class LatentGenerator(nn.Module):
     """Latents ``[b, latent]`` -> images ``[b, channels, side, side]`` in [0, 1].
@@ -88,8 +91,8 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.settings = _checked(latent=latent, width=width, channels=channels, side=side)
         self.latent = latent
-        self.layers = _downsample(channels, width)
-        self.out = nn.Linear(4 * width * (side // 4) ** 2, 2 * latent)
+        self.layers, small = _downsample(channels, width, side)
+        self.out = nn.Linear(4 * width * small**2, 2 * latent)
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means and logarithms of the variances of a Gaussian with independent numbers, each ``[b, latent]``."""
@@ -119,11 +122,14 @@ class ImageDiscriminator(nn.Module):
     def __init__(self, *, width: int = 16, channels: int = 1, side: int = 28) -> None:
         super().__init__()
         self.settings = _checked(width=width, channels=channels, side=side)
-        self.layers = _downsample(channels, width)
-        self.out = nn.Linear(4 * width * (side // 4) ** 2, 1)
+        self.layers, small = _downsample(channels, width, side)
+        self.out = nn.Linear(4 * width * small**2, 1)
 
     def features(self, x: Tensor) -> Tensor:
-        """The last maps, ``[b, 4 width, side / 4, side / 4]``; behind a norm, so that their scale cannot run away."""
+        """The last maps, ``[b, 4 width, small, small]``; ``small`` is side / 4 for images of up to 64 pixels.
+
+        Behind a norm, so that their scale cannot run away.
+        """
         _require_images(x, self.settings)
         return self.layers(x)
 
@@ -164,14 +170,22 @@ def _upsample(inputs: int, outputs: int) -> nn.Sequential:
     )
 
 
-def _downsample(channels: int, width: int) -> nn.Sequential:
-    """Images ``[b, channels, side, side]`` -> maps ``[b, 4 width, side / 4, side / 4]``."""
+def _downsample(channels: int, width: int, side: int) -> tuple[nn.Sequential, int]:
+    """Images ``[b, channels, side, side]`` -> maps ``[b, 4 width, small, small]``, and ``small``.
+
+    It is a quarter of the side, and halved further while it is above `LARGEST_MAP`.
+    """
     layers: list[nn.Module] = [nn.Conv2d(channels, 2 * width, 4, stride=2, padding=1)]
     layers += [nn.LeakyReLU(0.2, inplace=True)]
     layers += [nn.Conv2d(2 * width, 4 * width, 4, stride=2, padding=1), nn.GroupNorm(1, 4 * width)]
     layers += [nn.LeakyReLU(0.2, inplace=True)]
+    small = side // 4
+    while small > LARGEST_MAP:
+        layers += [nn.Conv2d(4 * width, 4 * width, 4, stride=2, padding=1), nn.GroupNorm(1, 4 * width)]
+        layers += [nn.LeakyReLU(0.2, inplace=True)]
+        small //= 2
     layers += [nn.Conv2d(4 * width, 4 * width, 3, padding=1), nn.GroupNorm(1, 4 * width)]
-    return nn.Sequential(*layers, nn.LeakyReLU(0.2, inplace=True))
+    return nn.Sequential(*layers, nn.LeakyReLU(0.2, inplace=True)), small
 
 
 def _checked(**sizes: int) -> dict[str, int]:
