@@ -145,6 +145,7 @@ def training_steps(quick: bool) -> list[dict[str, Any]]:
         ("worst of 4 draws", "7-step pixel PGD"),
         ("worst of 4 draws", "7-step pixel PGD, rho 0.5"),  # as ours: clean images are learnt from, too
         (ASCENT, "7-step pixel PGD"),
+        (ASCENT, "7-step pixel PGD, rho 0.5"),
     )
     where = f"{side} px, width {width}, batch {BATCH}"
     return [case(f"NaTra step, {ours}, {where}", best[ours], peer, best[peer]) for ours, peer in pairs]

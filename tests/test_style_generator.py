@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from nuisance.errors import DataError, InputError, ParameterError
 from nuisance.methods.directions import sefa
 from nuisance.methods.inversion import expand_latents, shift_latents
-from nuisance.models.generator import ImageEncoder
+from nuisance.models.generator import ImageEncoder, draw_weights
 from nuisance.models.pretrained_generator import load_pretrained_generator
 from nuisance.models.style_generator import StyleGenerator, StyleLayer, double, smooth
 from nuisance.seeding import deterministic, generator
@@ -197,6 +197,7 @@ def test_a_doubled_ramp_is_the_ramp_in_between():
 
 def test_a_layer_does_not_care_how_strong_its_styles_are():
     """Demodulation: features of 1 come out as 1 whatever s is, up to the small number."""
+    torch.manual_seed(0)
     layer = StyleLayer(2, 3, 4, side=8, up=False)
     a, w = torch.randn(2, 3, 8, 8, generator=generator(1)), torch.randn(2, 2, generator=generator(2))
     before = layer(a, w)
@@ -245,6 +246,7 @@ def test_it_is_its_two_parts_and_gradients_come_through(tmp_path):
 def test_its_images_are_inverted_and_expanded(tmp_path):
     network = loaded(tmp_path, nvidias())
     encoder = ImageEncoder(latent=LATENT, width=2, channels=3, side=16).eval()
+    draw_weights(encoder, generator(2))
     images = network(network.draw(3, generator(3))).detach()
     plain = {"steps": 150, "learning_rate": 0.05, "encoder_weight": 0.0}  # this one was not trained
     shift = shift_latents(images, encoder=encoder, generator=network, **plain)
@@ -371,6 +373,10 @@ def without(*names):
         (nvidias() | rosinalitys(nvidias(1)), "holds synthesis.b4.const twice, by the names of both codes"),
         (having("synthesis.b8.conv0.noise_const", torch.zeros(4, 4)), "b8.conv0.noise_const is [4, 4] where"),
         (without("synthesis.b8.conv0.noise_const"), "it lacks synthesis.b8.conv0.noise_const;"),
+        (
+            {name: weight.half() for name, weight in nvidias().items()},
+            "its synthesis.b4.const is torch.float16 and not torch.float32",
+        ),
         # names that ask for sizes that nobody has
         (having("convs.1000000000.conv.weight", torch.zeros(1)), "it has convs.1000000000.conv.weight too;"),
         (having("convs.70.conv.weight", torch.zeros(1)), "it has synthesis.b274877906944.conv0.weight too;"),

@@ -365,8 +365,9 @@ def _without_ones(name: str, weight: Tensor) -> Tensor:
 
 def _is_the_filter(weight: Tensor) -> bool:
     """Whether it is [1, 3, 3, 1] along rows and columns, at whatever gain."""
-    if weight.shape != (4, 4) or weight.dtype != torch.float32:
+    if weight.shape != (4, 4) or not weight.is_floating_point():
         return False
+    weight = weight.double()  # a wrong type is told with the weights'
     return torch.allclose(weight / weight.sum(), _filters(weight[None, None])[0, 0] / 4, atol=1e-6)
 
 
