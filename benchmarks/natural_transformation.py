@@ -3,10 +3,11 @@
     python benchmarks/natural_transformation.py            # about a minute; wants an idle machine
     python benchmarks/natural_transformation.py --quick    # seconds: few steps and rounds; writes nothing
 
-The inversion of a batch of images into a generator's latents, by all three terms as in the chapter, beside a plain loop over the images with the same steps
-and, which is checked, the same result: we want the loop to take at least 5 times as long. A training step on natural
-transformations, the worst of 4 draws, beside one on pixels that 7 steps of projected gradient ascent have changed, of
-the same classifier on the same batch: we want ours to take at most as long. The search by gradient steps is shown as well.
+The inversion of a batch of images into a generator's latents, by all three terms as in the chapter, beside a plain
+loop over the images with the same steps and, which is checked, the same result: we want the loop to take at least 5
+times as long. A training step on natural transformations, the worst of 4 draws, beside one on pixels that 7 steps of
+projected gradient ascent have changed, of the same classifier on the same batch: we want ours to take at most as long.
+The search by gradient steps is shown as well.
 
 Process time, one thread, all take turns in one process, and the best round counts. The generator and the encoder are
 the chapter's, with random weights, on which the time does not depend. Networks lie in memory with their channels last,

@@ -471,6 +471,12 @@ def test_the_standard_row_knows_nothing_of_the_generator(found):
     assert same(alone, found.outcomes["standard", 0])
 
 
+def edits_by(net, world, **choice):
+    """The method with the settings of a row's training and seed 1."""
+    settings = {"learning_rate": 0.01, "amplitude": 1.0, "rho": 0.5, "seed": 1}
+    return NaturalTransformation(net, world.pictures, Directions(world.vectors), **settings, **choice)
+
+
 @pytest.mark.parametrize(
     ("row", "choice"),
     [
@@ -485,17 +491,7 @@ def test_a_row_with_edits_is_the_method_along_the_kept_directions(row, choice, f
     residual = leftover(world.pictures, latents, sets.train.pixels / 255)
     seed_weights(1, nt._WEIGHTS)
     net = SmallCNN(classes=10, width=8).to(memory_format=torch.channels_last)
-    method = NaturalTransformation(
-        net,
-        world.pictures,
-        Directions(world.vectors),
-        steps=40,
-        learning_rate=0.01,
-        amplitude=1.0,
-        rho=0.5,
-        seed=1,
-        **choice,
-    )
+    method = edits_by(net, world, steps=40, **choice)
     images = sets.train.with_attributes(latent=latents, residual=residual)
     history = fit(method, images, epochs=4, batch_size=20, generator=generator(1, nt._ORDER))
     outcome = found.outcomes[row, 1]
@@ -580,17 +576,8 @@ def test_the_edits_of_a_training_are_judged_image_by_image(found, world, sets, m
         net = nt._classifier(sets, TINY)
         net.load_state_dict(weights[row])
         net.eval()
-        method = NaturalTransformation(
-            net,
-            world.pictures,
-            Directions(world.vectors),
-            steps=1,
-            learning_rate=0.01,
-            amplitude=1.0,
-            choice=choice,
-            draws=1,
-            ascent_steps=1 if row == "corner" else 2,
-            seed=1,
+        method = edits_by(
+            net, world, steps=1, choice=choice, draws=1, ascent_steps=1 if row == "corner" else 2
         )
         flips, errors, lengths, changes = [], [], [], []
         for method.steps_done in range(3 * nt.CHOICES):
@@ -615,9 +602,15 @@ def test_the_edits_of_a_training_are_judged_image_by_image(found, world, sets, m
     assert got["ascent"]["length"] > 2 * found.choices[1]["random"]["length"]
 
 
+@pytest.mark.parametrize(("side", "count"), [(16, 250), (28, 250), (64, 47), (256, 2), (1024, 1)])
+def test_of_larger_images_fewer_are_worked_on_at_once(side, count):
+    assert nt._piece(SimpleNamespace(side=side)) == count
+
+
 def test_what_is_reconstructed_in_pieces_is_what_it_is_at_once(found, monkeypatch):
     given = {"networks": found.networks, "judge": found.judge, **CALL}
-    monkeypatch.setattr(nt, "PIECE", 12)
+    assert len(found.reconstructed["shift"]["error"]) > 5
+    monkeypatch.setattr(nt, "PIECE", 5)
     got = nt.reconstruct(**given)
     assert torch.equal(got["shown"][0], found.reconstructed["shown"][0])
     for stage in ("encoder", "shift", "expansion"):
